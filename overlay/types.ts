@@ -1,0 +1,80 @@
+/** What the packet path is told, and what it tells. Plain values: they cross to the workers by copy. */
+import type { IpAddress, Ipv4, Ipv6 } from '../wire/address.ts';
+import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
+import type { Mac } from '../wire/mac.ts';
+import type { Vni } from '../wire/vxlan.ts';
+
+/** Where packets of one inner family go: the peer's underlay address and its end point's address. */
+export interface NextHop {
+  readonly address: IpAddress;
+  readonly mac: Mac;
+}
+
+/** Another node. Its packets are accepted from `addresses` only, with inner sources in its subnets only. */
+export interface Peer {
+  /** For people: the lease's key. */
+  readonly name: string;
+  readonly subnet4: Cidr4 | null;
+  readonly subnet6: Cidr6 | null;
+  readonly nextHop4: NextHop | null;
+  readonly nextHop6: NextHop | null;
+  readonly addresses: readonly IpAddress[];
+}
+
+/** Everything the packet path decides by. Published whole, never patched. */
+export interface OverlayState {
+  readonly vni: Vni;
+  /** Our own subnets: the only inner sources we send, the only inner destinations we accept. */
+  readonly subnet4: Cidr4 | null;
+  readonly subnet6: Cidr6 | null;
+  readonly mac: Mac;
+  /** Largest inner packet, bytes, of the TUN. A peer's learned path MTU may be smaller. */
+  readonly mtuBytes: number;
+  /** False while the node's lease is not ours: nothing is sent, nothing is delivered. */
+  readonly forwarding: boolean;
+  readonly peers: readonly Peer[];
+}
+
+/** How far the packet path may climb; each is tested at start and dropped if the kernel cannot do it. */
+export interface Offloads {
+  /** Vnet header on the TUN with checksum and TCP segmentation offload. */
+  readonly tunTso: boolean;
+  /** UDP segmentation offload on the TUN (Linux 6.2). Needs tunTso. */
+  readonly tunUso: boolean;
+  /** Many datagrams in one send (UDP_SEGMENT). */
+  readonly udpGso: boolean;
+  /** Many datagrams in one receive (UDP_GRO). */
+  readonly udpGro: boolean;
+  /** Many messages per system call (sendmmsg, recvmmsg), and many packets per wake-up. */
+  readonly batch: boolean;
+  /** Inner segments are merged into large packets before they go to the TUN. Needs tunTso. */
+  readonly coalesce: boolean;
+}
+
+export interface DataplaneOptions {
+  readonly tunName: string;
+  /** One thread, TUN queue and receiving socket each; 1..64. */
+  readonly workers: number;
+  /** Our underlay addresses; sockets are bound to them. At least one. */
+  readonly underlay4: Ipv4 | null;
+  readonly underlay6: Ipv6 | null;
+  /** Outer UDP destination port, ours and the peers'. */
+  readonly port: number;
+  readonly offloads: Offloads;
+  /** Told once per event, never per packet: a rung that was dropped, a worker that died. */
+  readonly report: (event: DataplaneEvent) => void;
+}
+
+export type DataplaneEvent =
+  | { readonly kind: 'offload-off'; readonly offload: keyof Offloads; readonly reason: string }
+  | { readonly kind: 'path-mtu'; readonly peer: string; readonly mtuBytes: number }
+  | { readonly kind: 'worker-failed'; readonly worker: number; readonly error: Error };
+
+export interface Dataplane {
+  /** The rungs in use after the start-up tests. */
+  readonly offloads: Offloads;
+  publish(state: OverlayState): void;
+  /** Sums over workers, by name: packets and bytes in and out, and one counter per drop reason. */
+  counters(): Readonly<Record<string, number>>;
+  stop(): Promise<void>;
+}

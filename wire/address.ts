@@ -1,0 +1,77 @@
+/**
+ * IP addresses as the control plane holds them: an IPv4 address is a uint32 in host order, an IPv6
+ * address a 128-bit BigInt, so that `typeof` tells the family. The packet path reads addresses from
+ * its arena instead (ipv4.ts, ipv6.ts) and makes neither.
+ */
+import { isIPv4, isIPv6 } from 'node:net';
+import { IPv4, IPv6, collapseIPv6Number } from 'ip-num';
+import type { Branded } from './brand.ts';
+
+export type Ipv4 = Branded<number, 'Ipv4'>;
+export type Ipv6 = Branded<bigint, 'Ipv6'>;
+export type IpAddress = Ipv4 | Ipv6;
+export type Family = 4 | 6;
+
+/** An address that is not one: names the text, so that the caller can say where it came from. */
+export class AddressError extends Error {
+  readonly code = 'ERR_ADDRESS';
+}
+
+export const familyOf = (address: IpAddress): Family => (typeof address === 'number' ? 4 : 6);
+
+/** @throws RangeError unless `value` is an integer in 0 .. 2^32 - 1 */
+export function toIpv4(value: number): Ipv4 {
+  if (!Number.isInteger(value) || value < 0 || value > 0xffffffff) {
+    throw new RangeError(`not a 32-bit IPv4 address: ${value}`);
+  }
+  return value as Ipv4;
+}
+
+/** @throws RangeError unless `value` is in 0 .. 2^128 - 1 */
+export function toIpv6(value: bigint): Ipv6 {
+  if (value < 0n || value >> 128n !== 0n)
+    throw new RangeError(`not a 128-bit IPv6 address: ${value}`);
+  return value as Ipv6;
+}
+
+/**
+ * Dotted quad, or any RFC 4291 text form without a zone. Zones are refused first: ip-num would accept
+ * `fe80::1%eth0` and return another number.
+ * @throws AddressError
+ */
+export function parseAddress(text: string): IpAddress {
+  if (isIPv4(text)) return toIpv4(Number(new IPv4(text).getValue()));
+  if (isIPv6(text) && !text.includes('%')) return toIpv6(new IPv6(text).getValue());
+  throw new AddressError(`"${text}" is not an IP address`);
+}
+
+/** @throws AddressError */
+export function parseIpv4(text: string): Ipv4 {
+  const address = isIPv4(text) ? parseAddress(text) : undefined;
+  if (typeof address !== 'number') throw new AddressError(`"${text}" is not an IPv4 address`);
+  return address;
+}
+
+/** @throws AddressError */
+export function parseIpv6(text: string): Ipv6 {
+  const address = isIPv6(text) ? parseAddress(text) : undefined;
+  if (typeof address !== 'bigint') throw new AddressError(`"${text}" is not an IPv6 address`);
+  return address;
+}
+
+/** Dotted quad, or the canonical text of RFC 5952. */
+export function formatAddress(address: IpAddress): string {
+  return typeof address === 'number'
+    ? `${address >>> 24}.${(address >>> 16) & 255}.${(address >>> 8) & 255}.${address & 255}`
+    : collapseIPv6Number(IPv6.fromBigInt(address).toString());
+}
+
+/** The four 32-bit words of an IPv6 address, most significant first. */
+export function ipv6Words(address: Ipv6): readonly [number, number, number, number] {
+  return [
+    Number(address >> 96n),
+    Number((address >> 64n) & 0xffffffffn),
+    Number((address >> 32n) & 0xffffffffn),
+    Number(address & 0xffffffffn),
+  ];
+}
