@@ -20,14 +20,7 @@ import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
 import { createSegmenter } from './segment.ts';
 import { type Sender, createSender } from './sender.ts';
-import {
-  ENCAPSULATION_BYTES,
-  HOP_ADDRESS,
-  HOP_FAMILY,
-  HOP_MTU,
-  OVERHEAD_BYTES_IPV4,
-  OVERHEAD_BYTES_IPV6,
-} from './snapshot.ts';
+import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
 import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
@@ -48,7 +41,9 @@ const POLL_FAILED = 0x08 | 0x10 | 0x20;
 /** Words of the control block that the main thread shares with a worker. */
 export const CONTROL_STOP = 0;
 export const CONTROL_GENERATION = 1;
-export const CONTROL_WORDS = 2;
+/** Not 0: the tunnel TAP is not to be used. */
+export const CONTROL_NO_TUNNEL = 2;
+export const CONTROL_WORDS = 3;
 
 export interface LoopOptions {
   readonly tunFd: number;
@@ -166,8 +161,7 @@ export function createLoop(options: LoopOptions): Loop {
           ? toIpv4(view.getUint32(address + 4))
           : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
       );
-      const inner =
-        outer - (words[(hop + HOP_FAMILY) >>> 2] === 4 ? OVERHEAD_BYTES_IPV4 : OVERHEAD_BYTES_IPV6);
+      const inner = outer - overheadBytes(family);
       if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return false;
       words[(hop + HOP_MTU) >>> 2] = Math.max(inner, 0);
       icmp.tooBig(at + ENCAPSULATION_BYTES, bytes - ENCAPSULATION_BYTES, inner);
@@ -215,6 +209,7 @@ export function createLoop(options: LoopOptions): Loop {
       const published = Atomics.load(control, CONTROL_GENERATION);
       if (published !== generation) {
         generation = published;
+        tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
         options.onChange(peers);
       }
       if (poll(pollAddress, pollCount, -1) <= 0) continue;
