@@ -96,8 +96,8 @@ const Value = z.object({
   PublicIP: z.string().nullish(),
   PublicIPv6: z.string().nullish(),
   BackendType: z.string().nullish(),
-  BackendData: z.unknown(),
-  BackendV6Data: z.unknown(),
+  BackendData: z.unknown().optional(),
+  BackendV6Data: z.unknown().optional(),
 });
 const BackendFields = z.object({ VNI: z.number().nullish(), VtepMAC: z.string() });
 
