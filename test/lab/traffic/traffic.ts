@@ -1,4 +1,5 @@
 /** Traffic between hosts of the lab, measured. Servers stay up for many measurements. */
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { type Running, collect } from '../../../linux/program.ts';
 import type { LabHost } from '../lab.ts';
@@ -144,9 +145,18 @@ export async function blastUdp(
   return { packets, packetsPerSecond: packets === 0 ? 0 : packets / seconds };
 }
 
+/**
+ * Ping-pong's two ends each have a processor of their own, as on two machines: on one processor the
+ * kernel would hand a message over without waking anything, which no network can do.
+ */
+const pinned = (processor: number): string[] =>
+  availableParallelism() < 2 ? [] : ['taskset', '-c', `${processor}`];
+
 /** Sends back what comes, for any number of ping-pongs. */
 export const startEcho = (host: LabHost, address: string): Promise<Running> =>
-  host.start([...program('tcp-echo.ts'), address, `${ECHO_PORT}`], { ready: { line: /^ready$/ } });
+  host.start([...pinned(1), ...program('tcp-echo.ts'), address, `${ECHO_PORT}`], {
+    ready: { line: /^ready$/ },
+  });
 
 export interface PingPongResult {
   readonly rounds: number;
@@ -163,7 +173,7 @@ export async function pingPong(
 ): Promise<PingPongResult> {
   const { bytes = 64, seconds } = options;
   const text = await from.run(
-    [...program('tcp-ping.ts'), address, `${ECHO_PORT}`, `${bytes}`, `${seconds}`],
+    [...pinned(0), ...program('tcp-ping.ts'), address, `${ECHO_PORT}`, `${bytes}`, `${seconds}`],
     { signal: AbortSignal.timeout((seconds + 20) * 1000) },
   );
   return JSON.parse(text) as PingPongResult;
