@@ -20,6 +20,8 @@ export interface PingOptions {
   readonly bytes?: number;
   /** Forbid fragmentation on the way and here. */
   readonly dontFragment?: boolean;
+  /** Source address, one of the host's own. */
+  readonly source?: string;
 }
 
 /** @returns what came back within a second each; a loss is a result, not an error */
@@ -28,13 +30,14 @@ export async function ping(
   to: string,
   options: PingOptions = {},
 ): Promise<PingResult> {
-  const { count = 1, bytes = 56, dontFragment = false } = options;
+  const { count = 1, bytes = 56, dontFragment = false, source } = options;
   const output = await collect(
     [
       ...'ping -n -q -W 1 -i 0.05'.split(' '),
       `-c${count}`,
       `-s${bytes}`,
       ...(dontFragment ? ['-M', 'do'] : []),
+      ...(source === undefined ? [] : ['-I', source]),
       to,
     ],
     { netns: from.netns },
