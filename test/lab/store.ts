@@ -137,4 +137,9 @@ export class LabStore {
     const transaction = `version(${path}) = "0"\n\nput ${path} ${value} --lease=${id}\n\n\n`;
     return (await this.ctl(['txn'], transaction)).startsWith('SUCCESS');
   }
+
+  /** Deletes a lease's key, as its end would. */
+  async remove(key: string): Promise<void> {
+    await this.ctl(['del', `${ETCD_PREFIX}/subnets/${key}`]);
+  }
 }

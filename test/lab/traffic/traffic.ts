@@ -68,6 +68,8 @@ export const startIperfServer = (host: LabHost): Promise<Running> =>
 export interface BulkOptions {
   /** Whole seconds; 1 unless given. */
   readonly seconds?: number;
+  /** Ends after so many bytes in all instead, such as '32M'. */
+  readonly amount?: string;
   readonly streams?: number;
   /** The server sends. */
   readonly reverse?: boolean;
@@ -86,12 +88,12 @@ export async function bulkTcp(
   to: string,
   options: BulkOptions = {},
 ): Promise<BulkResult> {
-  const { seconds = 1, streams = 1, reverse = false } = options;
+  const { seconds = 1, amount, streams = 1, reverse = false } = options;
   const output = await collect(
     [
       ...'iperf3 -J --connect-timeout 5000'.split(' '),
       `-p${IPERF_PORT}`,
-      `-t${seconds}`,
+      amount === undefined ? `-t${seconds}` : `-n${amount}`,
       `-P${streams}`,
       '-c',
       to,
