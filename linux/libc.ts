@@ -1,0 +1,65 @@
+/**
+ * The C library, by FFI. Pointers are plain numbers (48 bits suffice in user space): BigInt would cost
+ * an allocation and twice the time. A pointer that changes from call to call would be boxed anew each
+ * time, so callers on the packet path pass constant addresses and change what stands there.
+ *
+ * Every function returns -1 on failure; `errno()` then says why, until the next call on this thread.
+ */
+import koffi from 'koffi';
+
+const libc = koffi.load(null);
+
+type Call<A extends number[]> = (...args: A) => number;
+
+function bind<A extends number[]>(prototype: string): Call<A> {
+  return libc.func(prototype) as unknown as Call<A>;
+}
+
+export const errno = (): number => koffi.errno();
+
+/** The address of an array buffer that never moves: a WebAssembly memory's, or a shared one's. */
+export const addressOf = (buffer: ArrayBufferLike): number =>
+  Number(koffi.address(new Uint8Array(buffer)));
+
+export const close = bind<[fd: number]>('int close(int)');
+export const ioctl = bind<[fd: number, request: number, argument: number]>(
+  'int ioctl(int, unsigned long, uintptr_t)',
+);
+export const readv = bind<[fd: number, iovecs: number, count: number]>(
+  'intptr_t readv(int, uintptr_t, int)',
+);
+export const writev = bind<[fd: number, iovecs: number, count: number]>(
+  'intptr_t writev(int, uintptr_t, int)',
+);
+export const poll = bind<[fds: number, count: number, timeoutMs: number]>(
+  'int poll(uintptr_t, unsigned long, int)',
+);
+export const socket = bind<[domain: number, type: number, protocol: number]>(
+  'int socket(int, int, int)',
+);
+export const bindSocket = bind<[fd: number, address: number, bytes: number]>(
+  'int bind(int, uintptr_t, uint32_t)',
+);
+export const connect = bind<[fd: number, address: number, bytes: number]>(
+  'int connect(int, uintptr_t, uint32_t)',
+);
+export const setsockopt = bind<
+  [fd: number, level: number, name: number, value: number, bytes: number]
+>('int setsockopt(int, int, int, uintptr_t, uint32_t)');
+export const getsockopt = bind<
+  [fd: number, level: number, name: number, value: number, bytes: number]
+>('int getsockopt(int, int, int, uintptr_t, uintptr_t)');
+export const sendmsg = bind<[fd: number, message: number, flags: number]>(
+  'intptr_t sendmsg(int, uintptr_t, int)',
+);
+export const sendmmsg = bind<[fd: number, messages: number, count: number, flags: number]>(
+  'int sendmmsg(int, uintptr_t, unsigned int, int)',
+);
+export const recvmmsg = bind<
+  [fd: number, messages: number, count: number, flags: number, timeout: number]
+>('int recvmmsg(int, uintptr_t, unsigned int, int, uintptr_t)');
+export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsigned int, int)');
+export const madvise = bind<[address: number, bytes: number, advice: number]>(
+  'int madvise(uintptr_t, uintptr_t, int)',
+);
+export const schedYield = bind<[]>('int sched_yield()');

@@ -1,0 +1,54 @@
+/**
+ * What a worker counts, in shared memory that only it writes and anyone reads. Float64 holds whole
+ * numbers up to 2^53 and is written in one piece.
+ *
+ * Nothing is lost silently: for each direction, what came in equals what went out plus what was dropped
+ * under a named reason. The unit changes once on the way, from packets as the TUN hands them over (up
+ * to 64 KiB) to packets as they travel (one datagram each):
+ *
+ *     tunPackets          = egressAccepted + drops of egress
+ *     egressDatagrams     = udpSentDatagrams + drops of sending
+ *     udpDatagrams        = tunDelivered + drops of ingress and of TUN writes
+ *     icmpErrors            are packets of our own making, and not part of either sum
+ */
+import { dropNames } from '../wire/drop-reason.ts';
+
+const names = [
+  ...dropNames,
+  'tunPackets',
+  'tunBytes',
+  'egressAccepted',
+  'egressDatagrams',
+  'udpSentDatagrams',
+  'udpSentBytes',
+  'udpSends',
+  'udpDatagrams',
+  'udpBytes',
+  'udpReceives',
+  'tunDelivered',
+  'tunDeliveredBytes',
+  'tunWrites',
+  'icmpErrors',
+  'wakeups',
+] as const;
+
+type CounterName = (typeof names)[number];
+
+/** Index of each counter. The drop reasons come first, each at its own number. */
+export const Counter = Object.fromEntries(names.map((name, index) => [name, index])) as Readonly<
+  Record<CounterName, number>
+>;
+
+export const createCounters = (): Float64Array =>
+  new Float64Array(new SharedArrayBuffer(names.length * 8));
+
+/** Sums over workers. Drop reasons are named `drop.<reason>`. */
+export function sumCounters(workers: readonly Float64Array[]): Record<string, number> {
+  const sums: Record<string, number> = {};
+  names.forEach((name, index) => {
+    if (index === 0) return;
+    const key = index < dropNames.length ? `drop.${name}` : name;
+    sums[key] = workers.reduce((sum, counters) => sum + counters[index]!, 0);
+  });
+  return sums;
+}

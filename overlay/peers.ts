@@ -1,0 +1,153 @@
+/**
+ * Whose address is it: the peer tables of the snapshot in force, as the packet path reads them.
+ * Runs per packet: no await, no allocation, no throw.
+ */
+import type { Arena } from '../linux/arena.ts';
+import {
+  EMPTY_SNAPSHOT,
+  HOP_BYTES,
+  PEERS_MAX,
+  RANGE4_WORDS,
+  RANGE6_WORDS,
+  SOURCE_WORDS,
+  type Snapshot,
+} from './snapshot.ts';
+
+export interface Peers {
+  /** The peer whose subnet holds the address at `at`, or -1. */
+  readonly of4: (at: number) => number;
+  readonly of6: (at: number) => number;
+  /** The address at `at` lies in our own subnet. */
+  readonly isOwn4: (at: number) => boolean;
+  readonly isOwn6: (at: number) => boolean;
+  /** It is the first of our subnet, the node's own. */
+  readonly isNode4: (at: number) => boolean;
+  readonly isNode6: (at: number) => boolean;
+  /** `peer` may send from the underlay address at `at`, of 4 or 16 bytes. */
+  readonly sendsFrom4: (peer: number, at: number) => boolean;
+  readonly sendsFrom6: (peer: number, at: number) => boolean;
+  /** Some peer does: for naming the reason of a drop. */
+  readonly isPeer4: (at: number) => boolean;
+  readonly isPeer6: (at: number) => boolean;
+  /** Offset of the next hop for inner IPv4; that for inner IPv6 follows HOP_BYTES later. */
+  readonly hopOf: (peer: number) => number;
+  readonly nameOf: (peer: number) => string;
+  readonly current: () => Snapshot;
+  readonly install: (snapshot: Snapshot) => void;
+}
+
+export function createPeers(arena: Arena): Peers {
+  const { view } = arena;
+  const hopsAt = arena.take(PEERS_MAX * 2 * HOP_BYTES, 'next hops');
+  let snapshot = EMPTY_SNAPSHOT;
+  let { ranges4, ranges6, sources, allSources4, allSources6, own4, own6 } = EMPTY_SNAPSHOT;
+
+  /** -1, 0 or 1: the IPv6 address at `at` against the four words of `table` at `index`. */
+  function compare6(at: number, table: Uint32Array, index: number): number {
+    for (let i = 0; i < 4; i++) {
+      const a = view.getUint32(at + 4 * i);
+      const b = table[index + i]!;
+      if (a !== b) return a < b ? -1 : 1;
+    }
+    return 0;
+  }
+
+  /** The last entry of `table`, sorted by first word, that begins at or below `address`; -1 if none. */
+  function floor4(table: Uint32Array, stride: number, address: number): number {
+    let low = 0;
+    let high = table.length / stride;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (table[middle * stride]! <= address) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  function floor6(table: Uint32Array, stride: number, at: number): number {
+    let low = 0;
+    let high = table.length / stride;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (compare6(at, table, middle * stride) >= 0) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  function of4(at: number): number {
+    const address = view.getUint32(at);
+    const index = floor4(ranges4, RANGE4_WORDS, address) * RANGE4_WORDS;
+    return index >= 0 && address <= ranges4[index + 1]! ? ranges4[index + 2]! : -1;
+  }
+
+  function of6(at: number): number {
+    const index = floor6(ranges6, RANGE6_WORDS, at) * RANGE6_WORDS;
+    return index >= 0 && compare6(at, ranges6, index + 4) <= 0 ? ranges6[index + 8]! : -1;
+  }
+
+  function sendsFrom4(peer: number, at: number): boolean {
+    const address = view.getUint32(at);
+    return address !== 0 && sources[peer * SOURCE_WORDS] === address;
+  }
+
+  function sendsFrom6(peer: number, at: number): boolean {
+    const index = peer * SOURCE_WORDS + 1;
+    return sources[index] !== 0 && compare6(at, sources, index) === 0;
+  }
+
+  function isPeer4(at: number): boolean {
+    const address = view.getUint32(at);
+    const index = floor4(allSources4, 1, address);
+    return index >= 0 && allSources4[index] === address;
+  }
+
+  function isPeer6(at: number): boolean {
+    const index = floor6(allSources6, 4, at);
+    return index >= 0 && compare6(at, allSources6, index * 4) === 0;
+  }
+
+  function isOwn4(at: number): boolean {
+    const address = view.getUint32(at);
+    return address >= own4[0]! && address <= own4[1]!;
+  }
+
+  function isOwn6(at: number): boolean {
+    return compare6(at, own6, 0) >= 0 && compare6(at, own6, 4) <= 0;
+  }
+
+  function isNode4(at: number): boolean {
+    return view.getUint32(at) === own4[0];
+  }
+
+  function isNode6(at: number): boolean {
+    return compare6(at, own6, 0) === 0;
+  }
+
+  function hopOf(peer: number): number {
+    return hopsAt + peer * 2 * HOP_BYTES;
+  }
+
+  function openSnapshot(next: Snapshot): void {
+    arena.bytes.set(next.hops, hopsAt);
+    snapshot = next;
+    ({ ranges4, ranges6, sources, allSources4, allSources6, own4, own6 } = next);
+  }
+
+  return {
+    of4,
+    of6,
+    isOwn4,
+    isOwn6,
+    isNode4,
+    isNode6,
+    sendsFrom4,
+    sendsFrom6,
+    isPeer4,
+    isPeer6,
+    hopOf,
+    nameOf: (peer) => snapshot.peerNames[peer] ?? `peer ${peer}`,
+    current: () => snapshot,
+    install: openSnapshot,
+  };
+}

@@ -1,0 +1,182 @@
+/**
+ * The published state, compiled to flat tables for the workers. A snapshot is made once on the main
+ * thread, copied to every worker, and swapped in whole between two batches; nothing patches one.
+ */
+import { type IpAddress, familyOf, formatAddress, ipv6Words } from '../wire/address.ts';
+import { type Cidr, cidrsOverlap, formatCidr, lastOf } from '../wire/cidr.ts';
+import {
+  ETHERNET_HEADER_BYTES,
+  ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
+  writeEthernet,
+} from '../wire/ethernet.ts';
+import { VXLAN_HEADER_BYTES, writeVxlan } from '../wire/vxlan.ts';
+import { SOCKADDR_BYTES, writeSockaddr } from '../linux/udp.ts';
+import type { NextHop, OverlayState, Peer } from './types.ts';
+
+/** VXLAN and inner Ethernet headers: what stands before every inner IP packet. */
+export const ENCAPSULATION_BYTES = VXLAN_HEADER_BYTES + ETHERNET_HEADER_BYTES;
+/** IP, UDP, VXLAN and Ethernet around an inner packet (RFC 7348 section 5). */
+export const OVERHEAD_BYTES_IPV4 = 20 + 8 + ENCAPSULATION_BYTES;
+export const OVERHEAD_BYTES_IPV6 = 40 + 8 + ENCAPSULATION_BYTES;
+
+/** The arena has room for this many. */
+export const PEERS_MAX = 8192;
+
+/**
+ * A next hop, 64 bytes, two per peer (inner IPv4, then inner IPv6):
+ *
+ *     0         22  24       28           32                60       64
+ *     | headers | - | family | addressLen | struct sockaddr | mtu    |
+ *
+ * headers: VXLAN and Ethernet, as they are sent. family: of the underlay, 4 or 6, or 0 for no next hop.
+ * mtu: largest inner packet on this path, bytes.
+ */
+export const HOP_BYTES = 64;
+export const HOP_FAMILY = 24;
+export const HOP_ADDRESS_LENGTH = 28;
+export const HOP_ADDRESS = 32;
+export const HOP_MTU = 60;
+
+export interface Snapshot {
+  readonly generation: number;
+  readonly vni: number;
+  readonly forwarding: boolean;
+  /** Our MAC, as high 16 and low 32 bits. */
+  readonly macHigh: number;
+  readonly macLow: number;
+  /** First and last address of our IPv4 subnet; first > last when there is none. */
+  readonly own4: Uint32Array;
+  /** The same for IPv6: two times four words. */
+  readonly own6: Uint32Array;
+  /** Peers' IPv4 subnets in ascending order: [first, last, peer] each. */
+  readonly ranges4: Uint32Array;
+  /** Peers' IPv6 subnets in ascending order: [first x 4, last x 4, peer] each. */
+  readonly ranges6: Uint32Array;
+  /** Per peer the outer sources it may send from: [IPv4, or 0; IPv6 x 4, or zeros]. */
+  readonly sources: Uint32Array;
+  /** All of them, in ascending order: one word, or four, each. */
+  readonly allSources4: Uint32Array;
+  readonly allSources6: Uint32Array;
+  /** Two next hops per peer, HOP_BYTES each. */
+  readonly hops: Uint8Array;
+  readonly peerNames: readonly string[];
+}
+
+export const RANGE4_WORDS = 3;
+export const RANGE6_WORDS = 9;
+export const SOURCE_WORDS = 5;
+
+/** Before anything is published: no peers, nothing of ours, nothing forwarded. */
+export const EMPTY_SNAPSHOT: Snapshot = {
+  generation: 0,
+  vni: 0,
+  forwarding: false,
+  macHigh: 0,
+  macLow: 0,
+  own4: Uint32Array.of(1, 0),
+  own6: Uint32Array.of(1, 0, 0, 0, 0, 0, 0, 0),
+  ranges4: Uint32Array.of(),
+  ranges6: Uint32Array.of(),
+  sources: Uint32Array.of(),
+  allSources4: Uint32Array.of(),
+  allSources6: Uint32Array.of(),
+  hops: Uint8Array.of(),
+  peerNames: [],
+};
+
+/** Two nodes hold overlapping subnets, or there are more than the arena has room for. */
+export class SnapshotError extends Error {
+  readonly code = 'ERR_SNAPSHOT';
+}
+
+/**
+ * @param mtuOf largest inner packet towards an underlay address, bytes
+ * @throws SnapshotError; the earlier snapshot then stays in force
+ */
+export function compileSnapshot(state: OverlayState, port: number, generation: number): Snapshot {
+  const { peers } = state;
+  if (peers.length > PEERS_MAX) {
+    throw new SnapshotError(`${peers.length} peers; this build has room for ${PEERS_MAX}`);
+  }
+  const hops = new Uint8Array(peers.length * 2 * HOP_BYTES);
+  const hopsView = new DataView(hops.buffer);
+  const sources = new Uint32Array(peers.length * SOURCE_WORDS);
+  peers.forEach((peer, index) => {
+    writeHop(hopsView, index * 2 * HOP_BYTES, peer.nextHop4, ETHERTYPE_IPV4, state, port);
+    writeHop(hopsView, (index * 2 + 1) * HOP_BYTES, peer.nextHop6, ETHERTYPE_IPV6, state, port);
+    for (const address of peer.addresses) {
+      sources.set(wordsOf(address), index * SOURCE_WORDS + (typeof address === 'number' ? 0 : 1));
+    }
+  });
+  return {
+    generation,
+    vni: state.vni,
+    forwarding: state.forwarding,
+    macHigh: Math.floor(state.mac / 2 ** 32),
+    macLow: state.mac % 2 ** 32,
+    own4: rangeOf(state.subnet4, EMPTY_SNAPSHOT.own4),
+    own6: rangeOf(state.subnet6, EMPTY_SNAPSHOT.own6),
+    ranges4: rangesOf(peers, (peer) => peer.subnet4),
+    ranges6: rangesOf(peers, (peer) => peer.subnet6),
+    sources,
+    allSources4: sortedWords(peers.flatMap((peer) => peer.addresses.filter(isNumber))),
+    allSources6: sortedWords(peers.flatMap((peer) => peer.addresses.filter(isBigInt))),
+    hops,
+    peerNames: peers.map((peer) => peer.name),
+  };
+}
+
+const wordsOf = (address: IpAddress): readonly number[] =>
+  typeof address === 'number' ? [address] : ipv6Words(address);
+
+const isNumber = (address: IpAddress): boolean => typeof address === 'number';
+const isBigInt = (address: IpAddress): boolean => typeof address === 'bigint';
+
+const sortedWords = (addresses: readonly IpAddress[]): Uint32Array =>
+  Uint32Array.from(addresses.toSorted((a, b) => (a < b ? -1 : 1)).flatMap(wordsOf));
+
+const rangeOf = (block: Cidr | null, none: Iterable<number>): Uint32Array =>
+  Uint32Array.from(block === null ? none : [...wordsOf(block.base), ...wordsOf(lastOf(block))]);
+
+function rangesOf(peers: readonly Peer[], subnetOf: (peer: Peer) => Cidr | null): Uint32Array {
+  const held = peers
+    .flatMap((peer, index) => {
+      const block = subnetOf(peer);
+      return block === null ? [] : [{ block, index }];
+    })
+    .sort((a, b) => (a.block.base < b.block.base ? -1 : 1));
+  for (const [i, { block, index }] of held.entries()) {
+    const before = held[i - 1];
+    if (before !== undefined && cidrsOverlap(before.block, block)) {
+      throw new SnapshotError(
+        `subnets ${formatCidr(before.block)} of ${peers[before.index]!.name} and ` +
+          `${formatCidr(block)} of ${peers[index]!.name} overlap`,
+      );
+    }
+  }
+  return Uint32Array.from(held.flatMap(({ block, index }) => [...rangeOf(block, []), index]));
+}
+
+function writeHop(
+  view: DataView,
+  at: number,
+  hop: NextHop | null,
+  etherType: number,
+  state: OverlayState,
+  port: number,
+): void {
+  if (hop === null) return;
+  writeVxlan(view, at, state.vni);
+  writeEthernet(view, at + VXLAN_HEADER_BYTES, hop.mac, state.mac, etherType);
+  view.setUint32(at + HOP_FAMILY, familyOf(hop.address), true);
+  const sockaddr = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+  const length = writeSockaddr(sockaddr, 0, hop.address, port);
+  view.setUint32(at + HOP_ADDRESS_LENGTH, length, true);
+  for (let i = 0; i < length; i++) view.setUint8(at + HOP_ADDRESS + i, sockaddr.getUint8(i));
+  view.setUint32(at + HOP_MTU, state.mtuBytes, true);
+}
+
+/** For messages: the underlay address of a next hop. */
+export const describePeer = (peer: Peer): string =>
+  `${peer.name} (${peer.addresses.map(formatAddress).join(', ')})`;

@@ -1,0 +1,41 @@
+/**
+ * Why a packet went nowhere. On the packet path an error is one of these numbers; each has a counter of
+ * the same name, which metrics, `weft status` and the documentation use too. docs/packet-path.md says
+ * what an operator does about each.
+ */
+export const Drop = {
+  none: 0,
+  // A datagram from the underlay.
+  truncated: 1,
+  flags: 2,
+  vni: 3,
+  innerMac: 4,
+  etherType: 5,
+  ipHeader: 6,
+  ipChecksum: 7,
+  outerSource: 8,
+  innerSource: 9,
+  innerDestination: 10,
+  nested: 11,
+  ecn: 12,
+  ttl: 13,
+  // A packet from a pod or from this node.
+  notOurSource: 14,
+  noPeer: 15,
+  noPod: 16,
+  multicast: 17,
+  tooBig: 18,
+  offloadHeader: 19,
+  // Either direction.
+  notForwarding: 20,
+  sendQueueFull: 21,
+  sendFailed: 22,
+  tunDown: 23,
+  tunWriteFailed: 24,
+} as const;
+
+export type Drop = (typeof Drop)[keyof typeof Drop];
+export type DropName = Exclude<keyof typeof Drop, 'none'>;
+
+/** Indexed by reason. */
+export const dropNames: readonly (keyof typeof Drop)[] = Object.keys(Drop) as (keyof typeof Drop)[];

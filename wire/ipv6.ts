@@ -1,0 +1,23 @@
+/** IPv6 header (RFC 8200 section 3). */
+import { Drop } from './drop-reason.ts';
+
+export const IPV6_HEADER_BYTES = 40;
+export const IPV6_SOURCE = 8;
+export const IPV6_DESTINATION = 24;
+/** Extension headers that may stand before an upper layer (RFC 8200 section 4, IANA's registry). */
+export const IPV6_FRAGMENT = 44;
+
+export const readTrafficClass = (view: DataView, at: number): number =>
+  (view.getUint16(at) >>> 4) & 0xff;
+export const readPayloadLength = (view: DataView, at: number): number => view.getUint16(at + 4);
+export const readNextHeader = (view: DataView, at: number): number => view.getUint8(at + 6);
+export const readHopLimit = (view: DataView, at: number): number => view.getUint8(at + 7);
+
+/** Version and payload length agree with `end`. A jumbogram (payload length 0, RFC 2675) is refused. */
+export function checkIpv6(view: DataView, at: number, end: number): Drop {
+  if (end - at < IPV6_HEADER_BYTES) return Drop.truncated;
+  if (view.getUint8(at) >>> 4 !== 6) return Drop.ipHeader;
+  const payload = readPayloadLength(view, at);
+  if (payload === 0 && readNextHeader(view, at) === 0) return Drop.ipHeader;
+  return payload + IPV6_HEADER_BYTES > end - at ? Drop.ipHeader : Drop.none;
+}
