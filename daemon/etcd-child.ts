@@ -3,12 +3,11 @@
  * when no --etcd-endpoints is given; started again when it ends by itself; ended by its own pid.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { missingCommand } from '../linux/command.ts';
 import type { Log } from './log.ts';
+import { findProgram } from './programs.ts';
 
 /** Our own etcd does not run: without it there is no lease, and so no traffic. */
 export class EtcdChildError extends Error {
@@ -24,29 +23,6 @@ export interface EtcdChild extends AsyncDisposable {
 const READY_WITHIN_MS = 20_000;
 const STOP_WITHIN_MS = 5_000;
 const RESTART_AFTER_MS = 1_000;
-
-/** The full path of a program, or null. */
-function findProgram(name: string): string | null {
-  for (const dir of (process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin').split(':')) {
-    const path = `${dir}/${name}`;
-    try {
-      accessSync(path, constants.X_OK);
-      return path;
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code !== 'ENOENT' && code !== 'EACCES' && code !== 'ENOTDIR') throw error;
-    }
-  }
-  return null;
-}
-
-/** Before anything on the host is touched. @throws CommandError that says how to install it */
-export function requireEtcd(): void {
-  if (findProgram('etcd') === null) {
-    const missing = missingCommand('etcd');
-    throw new EtcdChildError(`${missing.message}, or name a cluster with --etcd-endpoints`);
-  }
-}
 
 /** Two ports that nobody on loopback has now; etcd says so if somebody takes one in between. */
 async function freePorts(): Promise<readonly [number, number]> {

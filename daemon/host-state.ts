@@ -3,7 +3,15 @@
  * routes to peers, kernel settings, and the nft table. Level-triggered: the same few lines serve the
  * start, a new peer, and an operator who flushed the routes. `desiredHost` and `planHost` are pure.
  */
-import { type IpLink, type IpRoute, ipBatch, listLinks, listRoutes } from '../linux/ip.ts';
+import {
+  type Command,
+  type InterfaceAddresses,
+  type Route,
+  apply,
+  listAddresses,
+  listRoutes,
+  words,
+} from '../linux/ip.ts';
 import { type NftTable, applyRuleset, readTable } from '../linux/nft.ts';
 import { readSysctl, writeSysctl } from '../linux/sysctl.ts';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
@@ -28,7 +36,7 @@ export interface HostInputs {
   readonly peers: readonly NodeLease[] | null;
 }
 
-interface Route {
+interface DesiredRoute {
   readonly to: Cidr;
   readonly dev: string;
   readonly via: IpAddress | null;
@@ -48,7 +56,7 @@ export interface DesiredHost {
   readonly tunName: string;
   readonly mtuBytes: number;
   readonly addresses: readonly IpAddress[];
-  readonly routes: readonly Route[];
+  readonly routes: readonly DesiredRoute[];
   /** False: routes that are not wanted may still be needed; leave them. */
   readonly complete: boolean;
   readonly sysctls: readonly Sysctl[];
@@ -56,16 +64,16 @@ export interface DesiredHost {
 }
 
 export interface ActualHost {
-  readonly links: readonly IpLink[];
-  readonly routes4: readonly IpRoute[];
-  readonly routes6: readonly IpRoute[];
+  readonly links: readonly InterfaceAddresses[];
+  readonly routes4: readonly Route[];
+  readonly routes6: readonly Route[];
   readonly sysctls: Readonly<Record<string, string | null>>;
   readonly table: Pick<NftTable, 'comment' | 'rules'> | null;
 }
 
 export interface HostPlan {
-  /** Lines for `ip -batch`, in order. */
-  readonly ip: readonly string[];
+  /** For iproute2, in order. */
+  readonly ip: readonly Command[];
   readonly sysctls: readonly Sysctl[];
   readonly ruleset: string | null;
 }
@@ -101,7 +109,7 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
 }
 
 /** Straight to the peer's address, for its subnets, where that address is on our link. */
-function directRoutes(inputs: HostInputs): readonly Route[] {
+function directRoutes(inputs: HostInputs): readonly DesiredRoute[] {
   const { iface, onLink } = inputs.underlay;
   return (inputs.peers ?? []).flatMap((peer) =>
     (
@@ -123,7 +131,7 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
     [network.ipv4?.network, lease.subnet4],
     [network.ipv6?.network, lease.subnet6],
   ] as const;
-  const routes: Route[] = [];
+  const routes: DesiredRoute[] = [];
   const addresses: IpAddress[] = [];
   for (const [to, subnet] of networks) {
     if (to === undefined || subnet === null) continue;
@@ -166,43 +174,48 @@ export function overlapWithUnderlay(
 }
 
 /** `ip` writes a host's route without its length. */
-function destinationOf(route: IpRoute, family: 4 | 6): string {
+function destinationOf(route: Route, family: 4 | 6): string {
   if (route.dst === 'default') return family === 4 ? '0.0.0.0/0' : '::/0';
   const [address = '', length] = route.dst.split('/');
   return formatCidr(cidrOf(parseAddress(address), Number(length ?? (family === 4 ? 32 : 128))));
 }
 
+const protocol = ['proto', String(ROUTE_PROTOCOL)];
+
+function deleteRoute(family: 4 | 6, route: Route): Command {
+  const dev = route.dev === undefined ? [] : ['dev', route.dev];
+  return [`-${family}`, 'route', 'del', destinationOf(route, family), ...dev, ...protocol];
+}
+
 const sameAddress = (text: string | undefined, address: IpAddress | null): boolean =>
   text === undefined ? address === null : address !== null && parseAddress(text) === address;
 
-function planRoutes(desired: DesiredHost, actual: ActualHost): { add: string[]; remove: string[] } {
-  const add: string[] = [];
-  const remove: string[] = [];
+function planRoutes(desired: DesiredHost, actual: ActualHost): { add: Command[]; remove: Command[] } {
+  const add: Command[] = [];
+  const remove: Command[] = [];
   for (const family of [4, 6] as const) {
     const wanted = desired.routes.filter((it) => it.to.family === family);
     const present = (family === 4 ? actual.routes4 : actual.routes6).map((route) => ({
       route,
       to: destinationOf(route, family),
     }));
-    const matches = (want: Route, { route, to }: (typeof present)[number]): boolean =>
+    const matches = (want: DesiredRoute, { route, to }: (typeof present)[number]): boolean =>
       to === formatCidr(want.to) &&
       route.dev === want.dev &&
       sameAddress(route.gateway, want.via) &&
       sameAddress(route.prefsrc, want.src);
     for (const want of wanted) {
       if (present.some((it) => matches(want, it))) continue;
-      const via = want.via === null ? '' : ` via ${formatAddress(want.via)}`;
-      const src = want.src === null ? '' : ` src ${formatAddress(want.src)}`;
-      add.push(
-        `-${family} route replace ${formatCidr(want.to)}${via} dev ${want.dev} proto ${ROUTE_PROTOCOL}${src}`,
-      );
+      const via = want.via === null ? [] : ['via', formatAddress(want.via)];
+      const src = want.src === null ? [] : ['src', formatAddress(want.src)];
+      const to = formatCidr(want.to);
+      add.push([`-${family}`, 'route', 'replace', to, ...via, 'dev', want.dev, ...protocol, ...src]);
     }
     if (!desired.complete) continue;
     for (const it of present) {
       // A route that differs only in its way was just replaced in place: IPv4 and IPv6 keep one each.
       if (wanted.some((want) => formatCidr(want.to) === it.to)) continue;
-      const dev = it.route.dev === undefined ? '' : ` dev ${it.route.dev}`;
-      remove.push(`-${family} route del ${it.to}${dev} proto ${ROUTE_PROTOCOL}`);
+      remove.push(deleteRoute(family, it.route));
     }
   }
   return { add, remove };
@@ -219,9 +232,9 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
   if (tun === undefined) {
     throw new HostStateError(`interface ${tunName} is gone: pods reach no other node`);
   }
-  const ip: string[] = [];
-  if (tun.mtu !== desired.mtuBytes) ip.push(`link set dev ${tunName} mtu ${desired.mtuBytes}`);
-  if (!tun.flags.includes('UP')) ip.push(`link set dev ${tunName} up`);
+  const ip: Command[] = [];
+  if (tun.mtu !== desired.mtuBytes) ip.push(words`link set dev ${tunName} mtu ${desired.mtuBytes}`);
+  if (!tun.flags.includes('UP')) ip.push(words`link set dev ${tunName} up`);
   // Link-local addresses are the kernel's affair.
   const present = tun.addr_info.filter((it) => it.scope !== 'link');
   const lengthOf = (address: IpAddress): number => (typeof address === 'number' ? 32 : 128);
@@ -231,15 +244,14 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
     const has = (it: (typeof present)[number]): boolean =>
       sameAddress(it.local, address) && it.prefixlen === lengthOf(address);
     if (present.some(has)) continue;
-    const nodad = typeof address === 'number' ? '' : ' nodad';
-    ip.push(
-      `address replace ${formatAddress(address)}/${lengthOf(address)} dev ${tunName}${nodad}`,
-    );
+    const to = `${formatAddress(address)}/${lengthOf(address)}`;
+    const nodad = typeof address === 'number' ? [] : ['nodad'];
+    ip.push([...words`address replace ${to} dev ${tunName}`, ...nodad]);
   }
   const routes = planRoutes(desired, actual);
   ip.push(...routes.add, ...routes.remove);
   for (const it of present) {
-    if (!isWanted(it)) ip.push(`address del ${it.local}/${it.prefixlen} dev ${tunName}`);
+    if (!isWanted(it)) ip.push(words`address del ${it.local}/${it.prefixlen} dev ${tunName}`);
   }
   const { ruleset } = desired;
   const current =
@@ -257,13 +269,14 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
   };
 }
 
-const protocol = ['proto', String(ROUTE_PROTOCOL)];
+const ourRoutes = async (family: 4 | 6): Promise<Route[]> =>
+  (await listRoutes({ family })).filter((it) => it.protocol === String(ROUTE_PROTOCOL));
 
 async function readHost(sysctlPaths: readonly string[]): Promise<ActualHost> {
   const [links, routes4, routes6, table, values] = await Promise.all([
-    listLinks(),
-    listRoutes(4, protocol),
-    listRoutes(6, protocol),
+    listAddresses(),
+    ourRoutes(4),
+    ourRoutes(6),
     readTable(NFT_FAMILY, NFT_TABLE),
     Promise.all(sysctlPaths.map(async (path) => [path, await readSysctl(path)] as const)),
   ]);
@@ -294,7 +307,7 @@ export async function reconcileHost(inputs: HostInputs, stateDir: string): Promi
   await applySysctls(plan.sysctls, stateDir);
   // The guard stands before the first route leads anywhere.
   if (plan.ruleset !== null) await applyRuleset(plan.ruleset);
-  await ipBatch(plan.ip);
+  await apply(plan.ip);
   return plan;
 }
 
@@ -303,25 +316,23 @@ export async function removeHost(tunName: string, stateDir: string): Promise<rea
   const record = Object.entries(await readSysctlRecord(stateDir));
   const actual = await readHost(record.map(([path]) => path));
   const removed: string[] = [];
-  const commands: string[] = [];
+  const commands: Command[] = [];
   for (const [family, routes] of [
     [4, actual.routes4],
     [6, actual.routes6],
   ] as const) {
     for (const route of routes) {
-      const to = destinationOf(route, family);
-      const dev = route.dev === undefined ? '' : ` dev ${route.dev}`;
-      commands.push(`-${family} route del ${to}${dev} proto ${ROUTE_PROTOCOL}`);
-      removed.push(`route ${to}${dev}`);
+      commands.push(deleteRoute(family, route));
+      removed.push(`route ${destinationOf(route, family)} dev ${route.dev ?? '?'}`);
     }
   }
   const tun = actual.links.find((it) => it.ifname === tunName);
   // Whatever else has that name is not ours.
   if (tun?.linkinfo?.info_kind === 'tun') {
-    commands.push(`link del dev ${tunName}`);
+    commands.push(words`link del dev ${tunName}`);
     removed.push(`interface ${tunName}`);
   }
-  await ipBatch(commands);
+  await apply(commands);
   if (actual.table !== null) {
     await applyRuleset(deleteTable);
     removed.push(`nft table ${NFT_FAMILY} ${NFT_TABLE}`);

@@ -1,5 +1,5 @@
 /** The network below: which interface carries the encapsulated packets, and from which addresses. */
-import { type IpLink, type IpRoute, listLinks, listRoutes } from '../linux/ip.ts';
+import { type InterfaceAddresses, type Route, listAddresses, listRoutes } from '../linux/ip.ts';
 import {
   type IpAddress,
   type Ipv4,
@@ -24,22 +24,22 @@ export interface Underlay {
 
 /** What the kernel says, as far as the choice depends on it. */
 export interface UnderlaySources {
-  readonly links: readonly IpLink[];
-  readonly defaultRoutes4: readonly IpRoute[];
-  readonly defaultRoutes6: readonly IpRoute[];
+  readonly links: readonly InterfaceAddresses[];
+  readonly defaultRoutes4: readonly Route[];
+  readonly defaultRoutes6: readonly Route[];
 }
 
 type UnderlayConfig = Pick<Config, 'iface' | 'publicIp' | 'publicIpv6' | 'tunName'>;
 
 /** An address that others can reach, the likeliest to stay first: not temporary, not deprecated. */
-function addressesOf(link: IpLink, family: 'inet' | 'inet6'): readonly IpAddress[] {
+function addressesOf(link: InterfaceAddresses, family: 'inet' | 'inet6'): readonly IpAddress[] {
   return link.addr_info
     .filter((it) => it.family === family && it.scope === 'global' && !it.deprecated)
     .toSorted((a, b) => Number(a.temporary ?? false) - Number(b.temporary ?? false))
     .map((it) => parseAddress(it.local));
 }
 
-function chooseLink(sources: UnderlaySources, iface: UnderlayConfig['iface']): IpLink {
+function chooseLink(sources: UnderlaySources, iface: UnderlayConfig['iface']): InterfaceAddresses {
   const { links } = sources;
   if (typeof iface === 'string') {
     const link = links.find((it) => it.ifname === iface);
@@ -49,7 +49,7 @@ function chooseLink(sources: UnderlaySources, iface: UnderlayConfig['iface']): I
   }
   if (iface !== null) {
     const text = formatAddress(iface);
-    const holds = (link: IpLink): boolean =>
+    const holds = (link: InterfaceAddresses): boolean =>
       link.addr_info.some((it) => parseAddress(it.local) === iface);
     const link = links.find(holds);
     if (link !== undefined) return link;
@@ -96,10 +96,13 @@ export function chooseUnderlay(sources: UnderlaySources, config: UnderlayConfig)
 }
 
 export async function readUnderlay(config: UnderlayConfig): Promise<Underlay> {
-  const [links, defaultRoutes4, defaultRoutes6] = await Promise.all([
-    listLinks(),
-    listRoutes(4, ['default']),
-    listRoutes(6, ['default']),
+  const [links, routes4, routes6] = await Promise.all([
+    listAddresses(),
+    listRoutes({ family: 4 }),
+    listRoutes({ family: 6 }),
   ]);
+  const isDefault = (route: Route): boolean => route.dst === 'default' && route.type === undefined;
+  const defaultRoutes4 = routes4.filter(isDefault);
+  const defaultRoutes6 = routes6.filter(isDefault);
   return chooseUnderlay({ links, defaultRoutes4, defaultRoutes6 }, config);
 }

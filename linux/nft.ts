@@ -1,5 +1,5 @@
 /** Nftables through nft(8): a ruleset goes in whole or not at all, and is read back as JSON. */
-import { CommandError, run } from './command.ts';
+import { ProgramError, run } from './program.ts';
 
 /** One table of one family, as `nft --json list table` gives it. */
 export interface NftTable {
@@ -10,18 +10,18 @@ export interface NftTable {
   readonly counters: Readonly<Record<string, number>>;
 }
 
-/** @param ruleset nft's own language; applied as one transaction. @throws CommandError */
+/** @param ruleset nft's own language; applied as one transaction. @throws ProgramError */
 export async function applyRuleset(ruleset: string): Promise<void> {
-  await run('nft', ['-f', '-'], ruleset);
+  await run(['nft', '-f', '-'], { input: ruleset });
 }
 
-/** Null when there is no such table. @throws CommandError */
+/** Null when there is no such table. @throws ProgramError */
 export async function readTable(family: string, name: string): Promise<NftTable | null> {
   let text: string;
   try {
-    text = await run('nft', ['--json', 'list', 'table', family, name]);
+    text = await run(['nft', '--json', 'list', 'table', family, name]);
   } catch (error) {
-    const absent = error instanceof CommandError && /No such file or directory/.test(error.message);
+    const absent = error instanceof ProgramError && /No such file or directory/.test(error.message);
     if (absent) return null;
     throw error;
   }
