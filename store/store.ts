@@ -1,6 +1,6 @@
 /**
- * The cluster's memory: etcd v3, or its twin in this process (memory.ts). Both pass one suite of tests
- * (compliance.ts).
+ * The cluster's memory: etcd v3 (etcd.ts), or its twin in this process (memory.ts). Both pass one suite
+ * of tests (test/compliance/store.test.ts).
  *
  * Obligations of every implementation:
  * - Reads and changes are linearizable: what one node has committed, every later call sees.
