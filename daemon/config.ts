@@ -310,7 +310,7 @@ export const OPTIONS = {
   directRouting: option({
     kind: 'boolean',
     text: '',
-    textMeans: "Backend.DirectRouting of the network config",
+    textMeans: 'Backend.DirectRouting of the network config',
     parse: optional(parseBoolean),
     description: 'reach peers on the same link by plain routes, without VXLAN',
   }),
@@ -416,7 +416,9 @@ function parseFile(path: string, source: string): Map<OptionName, Given> {
     const place = at(isScalar(key) ? (key.range?.[0] ?? 0) : 0);
     const name = byFlag.get(flag);
     if (name === undefined) {
-      throw new ConfigError(`${place}: unknown key "${flag}"${didYouMean(flag, [...byFlag.keys()])}`);
+      throw new ConfigError(
+        `${place}: unknown key "${flag}"${didYouMean(flag, [...byFlag.keys()])}`,
+      );
     }
     const items = isSeq(value) ? value.items : [value];
     if (isSeq(value) && OPTIONS[name].kind !== 'list') {

@@ -139,9 +139,12 @@ export async function startEtcd(
     let how: string | null = null;
     void ended.then((it) => (how = it));
     while (!(await isHealthy(endpoint, signal))) {
-      if (how !== null) throw new EtcdChildError(`our etcd ended at its start (${how}): ${lastWords}`);
+      if (how !== null)
+        throw new EtcdChildError(`our etcd ended at its start (${how}): ${lastWords}`);
       if (within.aborted) {
-        throw new EtcdChildError(`our etcd did not answer in ${READY_WITHIN_MS / 1000} s: ${lastWords}`);
+        throw new EtcdChildError(
+          `our etcd did not answer in ${READY_WITHIN_MS / 1000} s: ${lastWords}`,
+        );
       }
       await sleep(50, undefined, { signal });
     }

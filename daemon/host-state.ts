@@ -16,7 +16,7 @@ import { type NftTable, applyRuleset, readTable } from '../linux/nft.ts';
 import { readSysctl, writeSysctl } from '../linux/sysctl.ts';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
-import { type Cidr, cidrContains, cidrOf, cidrsOverlap, formatCidr } from '../wire/cidr.ts';
+import { type Cidr, cidrContains, cidrOf, formatCidr } from '../wire/cidr.ts';
 import { NFT_FAMILY, NFT_TABLE, type Ruleset, deleteTable, rulesetOf } from './ruleset.ts';
 import { readSysctlRecord, writeSysctlRecord } from './state-dir.ts';
 import type { Underlay } from './underlay.ts';
@@ -95,7 +95,12 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
     ...(network.ipv6 === null
       ? []
       : [
-          { path: acceptRa, value: '2', onlyIf: { [forwarding6]: '0', [acceptRa]: '1' }, global: true },
+          {
+            path: acceptRa,
+            value: '2',
+            onlyIf: { [forwarding6]: '0', [acceptRa]: '1' },
+            global: true,
+          },
           { path: forwarding6, value: '1', global: true },
         ]),
     ...(network.ipv4 === null ? [] : [{ path: 'net/ipv4/ip_forward', value: '1', global: true }]),
@@ -159,20 +164,6 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
   };
 }
 
-/** The overlay's blocks against the underlay's own: one inside the other makes peers unreachable. */
-export function overlapWithUnderlay(
-  network: Pick<NetworkConfig, 'ipv4' | 'ipv6'>,
-  underlay: Pick<Underlay, 'onLink' | 'iface'>,
-): string | null {
-  for (const block of [network.ipv4?.network, network.ipv6?.network]) {
-    if (block === undefined) continue;
-    const clash = underlay.onLink.find((it) => it.family === block.family && cidrsOverlap(it, block));
-    if (clash === undefined) continue;
-    return `the overlay ${formatCidr(block)} overlaps ${formatCidr(clash)} of interface ${underlay.iface}`;
-  }
-  return null;
-}
-
 /** `ip` writes a host's route without its length. */
 function destinationOf(route: Route, family: 4 | 6): string {
   if (route.dst === 'default') return family === 4 ? '0.0.0.0/0' : '::/0';
@@ -190,7 +181,10 @@ function deleteRoute(family: 4 | 6, route: Route): Command {
 const sameAddress = (text: string | undefined, address: IpAddress | null): boolean =>
   text === undefined ? address === null : address !== null && parseAddress(text) === address;
 
-function planRoutes(desired: DesiredHost, actual: ActualHost): { add: Command[]; remove: Command[] } {
+function planRoutes(
+  desired: DesiredHost,
+  actual: ActualHost,
+): { add: Command[]; remove: Command[] } {
   const add: Command[] = [];
   const remove: Command[] = [];
   for (const family of [4, 6] as const) {
@@ -209,7 +203,17 @@ function planRoutes(desired: DesiredHost, actual: ActualHost): { add: Command[];
       const via = want.via === null ? [] : ['via', formatAddress(want.via)];
       const src = want.src === null ? [] : ['src', formatAddress(want.src)];
       const to = formatCidr(want.to);
-      add.push([`-${family}`, 'route', 'replace', to, ...via, 'dev', want.dev, ...protocol, ...src]);
+      add.push([
+        `-${family}`,
+        'route',
+        'replace',
+        to,
+        ...via,
+        'dev',
+        want.dev,
+        ...protocol,
+        ...src,
+      ]);
     }
     if (!desired.complete) continue;
     for (const it of present) {
@@ -254,8 +258,7 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
     if (!isWanted(it)) ip.push(words`address del ${it.local}/${it.prefixlen} dev ${tunName}`);
   }
   const { ruleset } = desired;
-  const current =
-    actual.table?.comment === ruleset.comment && actual.table.rules === ruleset.rules;
+  const current = actual.table?.comment === ruleset.comment && actual.table.rules === ruleset.rules;
   return {
     ip,
     sysctls: desired.sysctls.filter((it) => {

@@ -1,7 +1,8 @@
 /** Leases become what the packet path decides by. Pure. */
 import type { NetworkConfig, NodeIdentity, NodeLease, Vtep } from '../ipam/types.ts';
 import type { NextHop, OverlayState, Peer } from '../overlay/types.ts';
-import type { IpAddress, Ipv4, Ipv6 } from '../wire/address.ts';
+import { type IpAddress, type Ipv4, type Ipv6, formatAddress } from '../wire/address.ts';
+import { cidrContains, formatCidr } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
 import type { Underlay } from './underlay.ts';
 
@@ -58,6 +59,23 @@ export function overlayMtu(
   throw new UnderlayError(
     `an MTU of ${below} bytes (${where}) leaves ${mtu} for the overlay, which needs ${least}`,
   );
+}
+
+/** @throws UnderlayError when the overlay would swallow the very address its packets leave from */
+export function refuseOverlap(
+  network: Families,
+  underlay: Pick<Underlay, 'address4' | 'address6' | 'iface'>,
+): void {
+  for (const [block, address] of [
+    [network.ipv4?.network, underlay.address4],
+    [network.ipv6?.network, underlay.address6],
+  ] as const) {
+    if (block === undefined || address === null || !cidrContains(block, address)) continue;
+    throw new UnderlayError(
+      `the overlay network ${formatCidr(block)} contains ${formatAddress(address)} of interface ` +
+        `${underlay.iface}: peers there could not be reached`,
+    );
+  }
 }
 
 function nextHop(

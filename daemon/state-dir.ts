@@ -8,6 +8,7 @@
  *     etcd/         our own etcd's files, without --etcd-endpoints
  */
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { tryLock } from '../linux/lock.ts';
@@ -42,13 +43,25 @@ const nodeSchema = z.object({
 });
 const sysctlsSchema = z.record(z.string().regex(/^net\/[\w./-]+$/), z.string());
 
+const busy = (dir: string): StateDirBusyError =>
+  new StateDirBusyError(`another weft runs with the state directory ${dir}; stop it first`);
+
 /** Makes the directory if it is absent, and takes its lock. @throws StateDirBusyError */
 export async function lockStateDir(dir: string): Promise<Disposable> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await chmod(dir, 0o700);
   const lock = tryLock(stateFiles(dir).lock);
   if (lock !== null) return lock;
-  throw new StateDirBusyError(`another weft runs with the state directory ${dir}; stop it first`);
+  throw busy(dir);
+}
+
+/** The same refusal without making anything. @throws StateDirBusyError */
+export function refuseBusyStateDir(dir: string): void {
+  const { lock: path } = stateFiles(dir);
+  if (!existsSync(path)) return;
+  const lock = tryLock(path);
+  if (lock === null) throw busy(dir);
+  lock[Symbol.dispose]();
 }
 
 async function readJson(path: string): Promise<unknown> {
@@ -87,7 +100,8 @@ export async function readNode(dir: string): Promise<NodeRecord> {
       };
       if (isUnicastMac(record.mac)) return record;
     } catch (error) {
-      if (!(error instanceof RangeError) && !(error instanceof Error && 'code' in error)) throw error;
+      if (!(error instanceof RangeError) && !(error instanceof Error && 'code' in error))
+        throw error;
     }
   }
   return { mac: localMac(randomBytes(6)), subnet4: null, subnet6: null };
