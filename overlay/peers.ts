@@ -31,6 +31,8 @@ export interface Peers {
   readonly isPeer6: (at: number) => boolean;
   /** Offset of the next hop for inner IPv4; that for inner IPv6 follows HOP_BYTES later. */
   readonly hopOf: (peer: number) => number;
+  /** The peer that a next hop belongs to. */
+  readonly atHop: (hop: number) => number;
   readonly nameOf: (peer: number) => string;
   readonly current: () => Snapshot;
   readonly install: (snapshot: Snapshot) => void;
@@ -128,6 +130,10 @@ export function createPeers(arena: Arena): Peers {
     return hopsAt + peer * 2 * HOP_BYTES;
   }
 
+  function atHop(hop: number): number {
+    return Math.floor((hop - hopsAt) / (2 * HOP_BYTES));
+  }
+
   function openSnapshot(next: Snapshot): void {
     arena.bytes.set(next.hops, hopsAt);
     snapshot = next;
@@ -146,6 +152,7 @@ export function createPeers(arena: Arena): Peers {
     isPeer4,
     isPeer6,
     hopOf,
+    atHop,
     nameOf: (peer) => snapshot.peerNames[peer] ?? `peer ${peer}`,
     current: () => snapshot,
     install: openSnapshot,

@@ -1,0 +1,169 @@
+/**
+ * The packet path as the daemon sees it: opens the device and the sockets, starts one thread per queue,
+ * publishes state to them, and sums what they count.
+ */
+import { closeSync, readFileSync, writeSync } from 'node:fs';
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import { SystemCallError } from '../linux/errno.ts';
+import { errno, eventfd } from '../linux/libc.ts';
+import { openTun } from '../linux/tun.ts';
+import { enableGro, openReceiver, openSender, socketDrops } from '../linux/udp.ts';
+import type { IpAddress } from '../wire/address.ts';
+import { createCounters, sumCounters } from './counters.ts';
+import { CONTROL_GENERATION, CONTROL_STOP, CONTROL_WORDS } from './loop.ts';
+import { probeOffloads } from './probe.ts';
+import { compileSnapshot } from './snapshot.ts';
+import type {
+  Dataplane,
+  DataplaneEvent,
+  DataplaneOptions,
+  Offloads,
+  OverlayState,
+} from './types.ts';
+import type { WorkerStart } from './worker.ts';
+
+/** Outer source ports of one worker and family: enough for a receiver's queues to share the load. */
+const SOURCE_PORTS = 4;
+/** As long as the kernel believes a path MTU that it was told (net.ipv4.route.mtu_expires). */
+const PATH_MTU_EXPIRES_MS = 600_000;
+const EFD_NONBLOCK = 0o4000;
+const EFD_CLOEXEC = 0o2000000;
+
+interface Thread {
+  readonly worker: Worker;
+  readonly wakeFd: number;
+  readonly snapshots: MessagePort;
+  readonly exited: Promise<void>;
+}
+
+/** @throws SystemCallError when the TUN or a socket cannot be had; nothing is left open then */
+export async function startDataplane(options: DataplaneOptions): Promise<Dataplane> {
+  const offloads = probeOffloads(options);
+  const fds: number[] = [];
+  try {
+    return open(options, offloads, fds);
+  } catch (error) {
+    for (const fd of fds) closeSync(fd);
+    throw error;
+  }
+}
+
+function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Dataplane {
+  const { workers, port } = options;
+  const tun = openTun({
+    name: options.tunName,
+    queues: workers,
+    vnetHeader: wanted.tunTso,
+    tso: wanted.tunTso,
+    uso: wanted.tunUso,
+    persist: true,
+  });
+  fds.push(...tun.fds);
+  const offloads: Offloads = { ...wanted, tunTso: tun.tso, tunUso: tun.uso };
+  const receiverFds: number[] = [];
+  const receiver = (address: IpAddress | null): number | null => {
+    if (address === null) return null;
+    const fd = openReceiver(address, port, workers > 1);
+    fds.push(fd);
+    receiverFds.push(fd);
+    if (offloads.udpGro) enableGro(fd);
+    return fd;
+  };
+  const senders = (address: IpAddress | null): number[] => {
+    if (address === null) return [];
+    const opened = Array.from({ length: SOURCE_PORTS }, () => openSender(address));
+    fds.push(...opened);
+    return opened;
+  };
+  const starts = tun.fds.map((tunFd): Omit<WorkerStart, 'control' | 'snapshots'> => {
+    const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
+    fds.push(wakeFd);
+    return {
+      tunFd,
+      receiver4: receiver(options.underlay4),
+      receiver6: receiver(options.underlay6),
+      senders4: senders(options.underlay4),
+      senders6: senders(options.underlay6),
+      wakeFd,
+      port,
+      offloads,
+      counters: createCounters(),
+    };
+  });
+  const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
+  const threads = starts.map((start, index) => startThread(options, start, control, index));
+  let generation = 0;
+  let last: OverlayState | null = null;
+
+  const wake = (): void => {
+    for (const { wakeFd } of threads) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
+  };
+  const publish = (state: OverlayState): void => {
+    const snapshot = compileSnapshot(state, port, generation + 1);
+    generation++;
+    last = state;
+    for (const { snapshots } of threads) snapshots.postMessage(snapshot);
+    Atomics.store(control, CONTROL_GENERATION, generation);
+    wake();
+  };
+  // Learned path MTUs live in the installed snapshot and go with it: what still holds is learned anew.
+  const forgetPathMtus = setInterval(() => {
+    if (last !== null) publish(last);
+  }, PATH_MTU_EXPIRES_MS);
+  forgetPathMtus.unref();
+
+  return {
+    offloads,
+    publish,
+    counters: () => ({
+      ...sumCounters(starts.map(({ counters }) => counters)),
+      'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
+      'drop.tunQueueFull': deviceDrops(options.tunName),
+    }),
+    stop: async () => {
+      clearInterval(forgetPathMtus);
+      Atomics.store(control, CONTROL_STOP, 1);
+      wake();
+      await Promise.all(threads.map(({ exited }) => exited));
+      for (const fd of fds) closeSync(fd);
+    },
+  };
+}
+
+function startThread(
+  options: DataplaneOptions,
+  start: Omit<WorkerStart, 'control' | 'snapshots'>,
+  control: Int32Array,
+  index: number,
+): Thread {
+  const { port1, port2 } = new MessageChannel();
+  const workerData: WorkerStart = { ...start, control, snapshots: port2 };
+  const worker = new Worker(new URL('worker.ts', import.meta.url), {
+    workerData,
+    transferList: [port2],
+    name: `weft-queue-${index}`,
+  });
+  worker.on('message', (event: DataplaneEvent) => options.report(event));
+  const exited = new Promise<void>((resolve) => {
+    worker.once('exit', () => resolve());
+  });
+  worker.on('error', (error) =>
+    options.report({
+      kind: 'worker-failed',
+      worker: index,
+      error: error instanceof Error ? error : new Error(String(error)),
+    }),
+  );
+  return { worker, wakeFd: start.wakeFd, snapshots: port1, exited };
+}
+
+/** Packets the kernel dropped before a worker read them: the queue of the TUN was full (/proc/net/dev). */
+function deviceDrops(name: string): number {
+  for (const line of readFileSync('/proc/self/net/dev', 'utf8').split('\n')) {
+    const [device, columns] = line.split(':', 2);
+    // Eight columns of receipt, then bytes, packets, errors and drops of sending.
+    if (device?.trim() === name) return Number(columns!.trim().split(/\s+/)[11]);
+  }
+  return 0;
+}

@@ -1,0 +1,167 @@
+/**
+ * Egress: a packet read from the TUN becomes VXLAN datagrams to a peer, or is answered and dropped.
+ * Runs per packet: no await, no allocation, no throw.
+ *
+ * The kernel has routed the packet here, so its TTL is already decremented, and the outer header gets
+ * one of its own. What is checked is what a peer would check, so that a drop is counted where an
+ * operator looks first: the source must be ours.
+ * @see RFC 7348 section 5; test/packets/egress.test.ts
+ */
+import type { Arena } from '../linux/arena.ts';
+import {
+  VNET_GSO_NONE,
+  VNET_HEADER_BYTES,
+  VNET_NEEDS_CSUM,
+  readVnetCsumOffset,
+  readVnetCsumStart,
+  readVnetFlags,
+  readVnetGsoType,
+} from '../linux/tun.ts';
+import type { Checksum } from '../wire/checksum/checksum.ts';
+import { Drop } from '../wire/drop-reason.ts';
+import { ECN_MASK } from '../wire/ecn.ts';
+import { mix } from '../wire/flow-key.ts';
+import {
+  IPV4_DESTINATION,
+  IPV4_DONT_FRAGMENT,
+  IPV4_SOURCE,
+  checkIpv4,
+  isFragment,
+  readFragmentWord,
+  readHeaderBytes,
+  readTos,
+  readTotalLength,
+} from '../wire/ipv4.ts';
+import {
+  IPV6_DESTINATION,
+  IPV6_HEADER_BYTES,
+  IPV6_SOURCE,
+  checkIpv6,
+  readPayloadLength,
+  readTrafficClass,
+} from '../wire/ipv6.ts';
+import type { IcmpErrors } from './icmp-errors.ts';
+import type { Peers } from './peers.ts';
+import type { Segmenter } from './segment.ts';
+import type { Sender } from './sender.ts';
+import { ENCAPSULATION_BYTES, HOP_BYTES, HOP_FAMILY, HOP_MTU } from './snapshot.ts';
+
+/**
+ * @param at    offset of the packet's vnet header in the arena; the 10 bytes before it are ours too
+ * @param bytes of the packet, without the vnet header
+ * @returns     Drop.none, or why the packet went nowhere
+ */
+export type Egress = (at: number, bytes: number) => Drop;
+
+export function createEgress(
+  arena: Arena,
+  checksum: Checksum,
+  peers: Peers,
+  segmenter: Segmenter,
+  icmp: IcmpErrors,
+  /** Queues of each underlay family, a power of two of them or none. */
+  senders4: readonly Sender[],
+  senders6: readonly Sender[],
+): Egress {
+  const { view, words } = arena;
+
+  function egress(at: number, bytes: number): Drop {
+    const ip = at + VNET_HEADER_BYTES;
+    const version = bytes > 0 ? view.getUint8(ip) >>> 4 : 0;
+    if (version === 4) return egress4(at, ip, ip + bytes);
+    if (version === 6) return egress6(at, ip, ip + bytes);
+    return Drop.ipHeader;
+  }
+
+  function egress4(at: number, ip: number, end: number): Drop {
+    const form = checkIpv4(view, ip, end);
+    if (form !== Drop.none) return form;
+    // 224.0.0.0 and above: multicast, reserved and broadcast have no next hop.
+    if (view.getUint8(ip + IPV4_DESTINATION) >= 224) return Drop.multicast;
+    if (!peers.isOwn4(ip + IPV4_SOURCE)) return Drop.notOurSource;
+    const total = readTotalLength(view, ip);
+    const peer = peers.of4(ip + IPV4_DESTINATION);
+    if (peer < 0) {
+      icmp.unreachable(ip, total);
+      return peers.isOwn4(ip + IPV4_DESTINATION) ? Drop.noPod : Drop.noPeer;
+    }
+    const header = readHeaderBytes(view, ip);
+    // A fragment's ports are only in the first one: all of them go by addresses alone, in order.
+    const ports = isFragment(view, ip) || total < header + 4 ? 0 : view.getInt32(ip + header);
+    const hash = mix(
+      mix(view.getInt32(ip + IPV4_SOURCE), view.getInt32(ip + IPV4_DESTINATION)),
+      ports,
+    );
+    const mayFragment = (readFragmentWord(view, ip) & IPV4_DONT_FRAGMENT) === 0;
+    const ecn = readTos(view, ip) & ECN_MASK;
+    return send(at, ip, header, total, peers.hopOf(peer), hash, ecn, mayFragment);
+  }
+
+  function egress6(at: number, ip: number, end: number): Drop {
+    const form = checkIpv6(view, ip, end);
+    if (form !== Drop.none) return form;
+    if (view.getUint8(ip + IPV6_DESTINATION) === 0xff) return Drop.multicast;
+    if (!peers.isOwn6(ip + IPV6_SOURCE)) return Drop.notOurSource;
+    const total = readPayloadLength(view, ip) + IPV6_HEADER_BYTES;
+    const peer = peers.of6(ip + IPV6_DESTINATION);
+    if (peer < 0) {
+      icmp.unreachable(ip, total);
+      return peers.isOwn6(ip + IPV6_DESTINATION) ? Drop.noPod : Drop.noPeer;
+    }
+    // RFC 6437: addresses and flow label name a flow; the label carries what ports would.
+    const hash = mix(
+      mix(view.getInt32(ip + 20), view.getInt32(ip + 36)),
+      view.getInt32(ip) & 0xfffff,
+    );
+    const ecn = readTrafficClass(view, ip) & ECN_MASK;
+    const hop = peers.hopOf(peer) + HOP_BYTES;
+    return send(at, ip, IPV6_HEADER_BYTES, total, hop, hash, ecn, false);
+  }
+
+  function send(
+    at: number,
+    ip: number,
+    header: number,
+    total: number,
+    hop: number,
+    hash: number,
+    ecn: number,
+    mayFragment: boolean,
+  ): Drop {
+    if (!peers.current().forwarding) return Drop.notForwarding;
+    const family = words[(hop + HOP_FAMILY) >>> 2]!;
+    const senders = family === 4 ? senders4 : senders6;
+    if (family === 0 || senders.length === 0) {
+      icmp.unreachable(ip, total);
+      return Drop.noPeer;
+    }
+    const sender = senders[hash & (senders.length - 1)]!;
+    const mtu = words[(hop + HOP_MTU) >>> 2]!;
+    const gsoType = readVnetGsoType(view, at);
+    if (gsoType !== VNET_GSO_NONE) {
+      const segments = segmenter.segment(at, ip, header, total, hop, ecn, sender, mtu, mayFragment);
+      if (segments === Drop.tooBig) icmp.tooBig(ip, total, mtu);
+      return segments;
+    }
+    if ((readVnetFlags(view, at) & VNET_NEEDS_CSUM) !== 0) {
+      const start = readVnetCsumStart(view, at);
+      const field = start + readVnetCsumOffset(view, at);
+      if (start < header || field + 2 > total) return Drop.offloadHeader;
+      const sum = checksum(ip + start, total - start, 0);
+      // A computed zero is sent as all ones: for UDP zero means "none" (RFC 768), TCP reads both alike.
+      view.setUint16(ip + field, ~sum & 0xffff || 0xffff);
+    }
+    if (total > mtu) {
+      if (mayFragment && segmenter.fragment(ip, header, total, hop, ecn, sender, mtu))
+        return Drop.none;
+      icmp.tooBig(ip, total, mtu);
+      return Drop.tooBig;
+    }
+    const datagram = ip - ENCAPSULATION_BYTES;
+    segmenter.writeEncapsulation(datagram, hop);
+    sender.append(hop, ecn, datagram, ENCAPSULATION_BYTES + total, 0, 0);
+    return Drop.none;
+  }
+
+  return egress;
+}

@@ -1,0 +1,230 @@
+/**
+ * One worker's packet path, put together, and the loop that runs it to completion: wait until a queue
+ * has something, take a batch, decide, hand it on, and only then wait again.
+ * Runs per packet: no await, no allocation, no throw.
+ */
+import { type Arena, createArena } from '../linux/arena.ts';
+import { describeErrno } from '../linux/errno.ts';
+import { errno, poll, readv } from '../linux/libc.ts';
+import { VNET_HEADER_BYTES } from '../linux/tun.ts';
+import { pathMtuBytes } from '../linux/udp.ts';
+import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
+import { createChecksum } from '../wire/checksum/checksum.ts';
+import { Drop } from '../wire/drop-reason.ts';
+import { createCoalescer } from './coalesce.ts';
+import { Counter } from './counters.ts';
+import { createEgress } from './egress.ts';
+import { createIcmpErrors } from './icmp-errors.ts';
+import { createIngress } from './ingress.ts';
+import { type Peers, createPeers } from './peers.ts';
+import { type Receiver, createReceiver } from './receiver.ts';
+import { createSegmenter } from './segment.ts';
+import { type Sender, createSender } from './sender.ts';
+import {
+  ENCAPSULATION_BYTES,
+  HOP_ADDRESS,
+  HOP_FAMILY,
+  HOP_MTU,
+  OVERHEAD_BYTES_IPV4,
+  OVERHEAD_BYTES_IPV6,
+} from './snapshot.ts';
+import { createTunWriter } from './tun-writer.ts';
+import type { DataplaneEvent, Offloads } from './types.ts';
+
+const PACKET_BYTES_MAX = 65535;
+/** Packets of one turn stand one after another here; large ones are sent before the cache forgets them. */
+const READ_BYTES = 384 << 10;
+const READ_PACKETS = 64;
+const HEADROOM = 64;
+const ARENA_BYTES = 14 << 20;
+const IOVEC_BYTES = 16;
+const POLLFD_BYTES = 8;
+const POLLIN = 1;
+const POLL_FAILED = 0x08 | 0x10 | 0x20;
+
+/** Words of the control block that the main thread shares with a worker. */
+export const CONTROL_STOP = 0;
+export const CONTROL_GENERATION = 1;
+export const CONTROL_WORDS = 2;
+
+export interface LoopOptions {
+  readonly tunFd: number;
+  /** Receiving socket of each underlay family, or null. */
+  readonly receiver4: number | null;
+  readonly receiver6: number | null;
+  /** Sending sockets, a power of two of them, or none. */
+  readonly senders4: readonly number[];
+  readonly senders6: readonly number[];
+  /** An eventfd that the main thread writes to after it has changed something. */
+  readonly wakeFd: number;
+  readonly port: number;
+  readonly offloads: Offloads;
+  readonly counters: Float64Array;
+  readonly control: Int32Array;
+  /** Called between batches when the control block's generation has moved. */
+  readonly onChange: (peers: Peers) => void;
+  readonly report: (event: DataplaneEvent) => void;
+}
+
+/** The TUN is gone or cannot be read: this worker carries no traffic any more. */
+export class LoopError extends Error {
+  readonly code = 'ERR_PACKET_LOOP';
+}
+
+export interface Loop {
+  /** Returns when told to stop. @throws LoopError */
+  readonly run: () => void;
+  readonly arena: Arena;
+  readonly peers: Peers;
+}
+
+export function createLoop(options: LoopOptions): Loop {
+  const { tunFd, counters, control, offloads } = options;
+  const arena = createArena(ARENA_BYTES);
+  const { view, words, setPointer } = arena;
+  const checksum = createChecksum(arena.memory);
+  const peers = createPeers(arena);
+  const vnetHeader = offloads.tunTso;
+  const writer = createTunWriter(arena, counters, checksum, tunFd, vnetHeader);
+  const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
+  const coalescer = createCoalescer(arena, counters, checksum, writer, {
+    tcp: offloads.coalesce && offloads.tunTso,
+    udp: offloads.coalesce && offloads.tunUso,
+  });
+  const senders4 = options.senders4.map((fd) => createQueue(fd, 4));
+  const senders6 = options.senders6.map((fd) => createQueue(fd, 6));
+  const senders = [...senders4, ...senders6];
+  const segmenter = createSegmenter(arena, checksum, flushSenders);
+  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders4, senders6);
+  const receivers: Receiver[] = [];
+  const pollFds = [tunFd, options.wakeFd];
+  if (options.receiver4 !== null) createUnderlay(options.receiver4, 4);
+  if (options.receiver6 !== null) createUnderlay(options.receiver6, 6);
+
+  const pollAt = arena.take(pollFds.length * POLLFD_BYTES, 'poll');
+  const pollAddress = arena.address + pollAt;
+  const pollCount = pollFds.length;
+  pollFds.forEach((fd, i) => {
+    words[(pollAt + i * POLLFD_BYTES) >>> 2] = fd;
+    view.setUint16(pollAt + i * POLLFD_BYTES + 4, POLLIN, true);
+  });
+  const readVectorAt = arena.take(IOVEC_BYTES, 'TUN read vector');
+  const readVectorAddress = arena.address + readVectorAt;
+  const readAt = arena.take(
+    HEADROOM + READ_BYTES + VNET_HEADER_BYTES + PACKET_BYTES_MAX,
+    'TUN reads',
+  );
+  const readEnd = readAt + READ_BYTES;
+  const readPackets = offloads.batch ? READ_PACKETS : 1;
+  const readOffset = vnetHeader ? 0 : VNET_HEADER_BYTES;
+  const wakeVectorAt = arena.take(IOVEC_BYTES, 'wake vector');
+  const wakeVectorAddress = arena.address + wakeVectorAt;
+  setPointer(wakeVectorAt, arena.take(8, 'wake count'));
+  words[(wakeVectorAt + 8) >>> 2] = 8;
+  let generation = 0;
+
+  function createQueue(fd: number, family: Family): Sender {
+    return createSender(arena, counters, {
+      fd,
+      family,
+      gso: offloads.udpGso,
+      batch: offloads.batch,
+      onTooBig: createPathMtu(family),
+      onGsoRefused: (number) =>
+        options.report({ kind: 'offload-off', offload: 'udpGso', reason: describeErrno(number) }),
+    });
+  }
+
+  function createUnderlay(fd: number, family: Family): void {
+    const ingress = createIngress(arena, peers, coalescer, family, options.port);
+    const onDatagram = (at: number, end: number, ecn: number, sourceAt: number): void => {
+      const drop = ingress(at, end, ecn, sourceAt);
+      if (drop !== Drop.none) counters[drop]!++;
+    };
+    receivers.push(
+      createReceiver(arena, counters, { fd, family, batch: offloads.batch, onDatagram }),
+    );
+    pollFds.push(fd);
+  }
+
+  /** Once per lowered path MTU: asks the kernel what it has learned, and tells the packet's sender. */
+  function createPathMtu(family: Family): (hop: number, at: number, bytes: number) => boolean {
+    return (hop, at, bytes) => {
+      const address = hop + HOP_ADDRESS;
+      const outer = pathMtuBytes(
+        family === 4
+          ? toIpv4(view.getUint32(address + 4))
+          : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
+      );
+      const inner =
+        outer - (words[(hop + HOP_FAMILY) >>> 2] === 4 ? OVERHEAD_BYTES_IPV4 : OVERHEAD_BYTES_IPV6);
+      if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return false;
+      words[(hop + HOP_MTU) >>> 2] = Math.max(inner, 0);
+      icmp.tooBig(at + ENCAPSULATION_BYTES, bytes - ENCAPSULATION_BYTES, inner);
+      options.report({ kind: 'path-mtu', peer: peers.nameOf(peers.atHop(hop)), mtuBytes: inner });
+      return true;
+    };
+  }
+
+  function flushSenders(): void {
+    for (let i = 0; i < senders.length; i++) senders[i]!.flush();
+    segmenter.reset();
+  }
+
+  /** Takes a batch from the TUN. */
+  function drainTun(): void {
+    let at = readAt + HEADROOM;
+    for (let n = 0; n < readPackets && at < readEnd; n++) {
+      setPointer(readVectorAt, at + readOffset);
+      words[(readVectorAt + 8) >>> 2] = VNET_HEADER_BYTES + PACKET_BYTES_MAX - readOffset;
+      const read = readv(tunFd, readVectorAddress, 1);
+      if (read <= 0) break;
+      const bytes = read + readOffset - VNET_HEADER_BYTES;
+      if (!vnetHeader) for (let i = 0; i < VNET_HEADER_BYTES; i += 4) view.setInt32(at + i, 0);
+      counters[Counter.tunPackets]!++;
+      counters[Counter.tunBytes]! += bytes;
+      const drop = egress(at, bytes);
+      counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
+      at = (at + VNET_HEADER_BYTES + bytes + HEADROOM + 63) & ~63;
+    }
+    flushSenders();
+  }
+
+  /** Takes a batch from one underlay socket. */
+  function drainUdp(receiver: Receiver): void {
+    receiver.receive();
+    coalescer.flush();
+  }
+
+  function readyAt(i: number): number {
+    return view.getUint16(pollAt + i * POLLFD_BYTES + 6, true);
+  }
+
+  function run(): void {
+    while (Atomics.load(control, CONTROL_STOP) === 0) {
+      const published = Atomics.load(control, CONTROL_GENERATION);
+      if (published !== generation) {
+        generation = published;
+        options.onChange(peers);
+      }
+      if (poll(pollAddress, pollCount, -1) <= 0) continue;
+      counters[Counter.wakeups]!++;
+      const tun = readyAt(0);
+      if ((tun & POLLIN) !== 0) drainTun();
+      else if ((tun & POLL_FAILED) !== 0) openFailure();
+      for (let i = 0; i < receivers.length; i++) {
+        if (readyAt(2 + i) !== 0) drainUdp(receivers[i]!);
+      }
+      if (readyAt(1) !== 0) readv(options.wakeFd, wakeVectorAddress, 1);
+    }
+  }
+
+  function openFailure(): void {
+    throw new LoopError(
+      `the TUN device went away (${describeErrno(errno())}): pod traffic of this node has stopped; ` +
+        'restart the daemon to create it again',
+    );
+  }
+
+  return { run, arena, peers };
+}

@@ -1,0 +1,285 @@
+/**
+ * One large packet becomes datagrams that fit the path: TCP and UDP as a network device with
+ * segmentation offload does it, other IPv4 packets by fragmentation (RFC 791 section 3.2).
+ * Runs per packet: no await, no allocation, no throw.
+ *
+ * The payload stays where it was read; each datagram is a header built here and a piece of it:
+ *
+ *     headers   [ encapsulation | IP | TCP ][ encapsulation | IP | TCP ] ...
+ *     packet    [ IP | TCP |   piece 0        |        piece 1         ] ...
+ */
+import type { Arena } from '../linux/arena.ts';
+import {
+  VNET_GSO_ECN,
+  VNET_GSO_TCPV4,
+  VNET_GSO_TCPV6,
+  VNET_GSO_UDP_L4,
+  readVnetGsoSize,
+  readVnetGsoType,
+} from '../linux/tun.ts';
+import type { Checksum } from '../wire/checksum/checksum.ts';
+import { Drop } from '../wire/drop-reason.ts';
+import {
+  IPV4_HEADER_BYTES,
+  IPV4_MORE_FRAGMENTS,
+  finishIpv4Header,
+  readFragmentWord,
+  readId,
+  readProtocol,
+} from '../wire/ipv4.ts';
+import { readNextHeader } from '../wire/ipv6.ts';
+import {
+  PROTOCOL_TCP,
+  TCP_CHECKSUM,
+  TCP_CWR,
+  TCP_FIN,
+  TCP_HEADER_BYTES,
+  TCP_PSH,
+  readDataOffsetBytes,
+  readSequence,
+  readTcpFlags,
+} from '../wire/tcp.ts';
+import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES } from '../wire/udp.ts';
+import { fold, pseudoSum } from './pseudo-header.ts';
+import type { Sender } from './sender.ts';
+import { ENCAPSULATION_BYTES } from './snapshot.ts';
+
+/** Room for the longest header: encapsulation, IPv4 with options, TCP with options. */
+const HEADER_BYTES_MAX = 144;
+const HEADERS = 2048;
+
+export interface Segmenter {
+  /**
+   * Cuts the packet at `ip` into segments of the size its vnet header asks for.
+   * @returns Drop.tooBig when a segment does not fit `mtu`, Drop.offloadHeader when the vnet header
+   *          contradicts the packet
+   */
+  readonly segment: (
+    vnet: number,
+    ip: number,
+    ipHeader: number,
+    total: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+    mtu: number,
+    mayFragment: boolean,
+  ) => Drop;
+  /** Fragments an IPv4 packet. @returns false where no fragment could fit */
+  readonly fragment: (
+    ip: number,
+    ipHeader: number,
+    total: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+    mtu: number,
+  ) => boolean;
+  readonly writeEncapsulation: (at: number, hop: number) => void;
+  /** The headers built so far have been sent. */
+  readonly reset: () => void;
+}
+
+export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () => void): Segmenter {
+  const { view } = arena;
+  const headersAt = arena.take(HEADERS * HEADER_BYTES_MAX, 'segment headers');
+  const headersEnd = headersAt + (HEADERS - 1) * HEADER_BYTES_MAX;
+  let next = headersAt;
+
+  function takeHeader(): number {
+    if (next > headersEnd) flushAll();
+    const at = next;
+    next += HEADER_BYTES_MAX;
+    return at;
+  }
+
+  function reset(): void {
+    next = headersAt;
+  }
+
+  function writeEncapsulation(at: number, hop: number): void {
+    for (let i = 0; i < 20; i += 4) view.setInt32(at + i, view.getInt32(hop + i));
+    view.setUint16(at + 20, view.getUint16(hop + 20));
+  }
+
+  /** Headers are copied by words; the room after each is ours, and the source has a payload behind. */
+  function copyHeader(to: number, from: number, bytes: number): void {
+    for (let i = 0; i < bytes; i += 4) view.setInt32(to + i, view.getInt32(from + i));
+  }
+
+  function segment(
+    vnet: number,
+    ip: number,
+    ipHeader: number,
+    total: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+    mtu: number,
+    mayFragment: boolean,
+  ): Drop {
+    const isV4 = view.getUint8(ip) >>> 4 === 4;
+    const gsoType = readVnetGsoType(view, vnet) & ~VNET_GSO_ECN;
+    const protocol = isV4 ? readProtocol(view, ip) : readNextHeader(view, ip);
+    const transport = ip + ipHeader;
+    const isTcp = protocol === PROTOCOL_TCP;
+    let header = 0;
+    if (isTcp && gsoType === (isV4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6)) {
+      if (total >= ipHeader + TCP_HEADER_BYTES) {
+        header = readDataOffsetBytes(view, transport);
+        if (header < TCP_HEADER_BYTES) header = 0;
+      }
+    } else if (protocol === PROTOCOL_UDP && gsoType === VNET_GSO_UDP_L4) {
+      header = UDP_HEADER_BYTES;
+    }
+    const headers = ipHeader + header;
+    let piece = readVnetGsoSize(view, vnet);
+    if (header === 0 || piece === 0 || total <= headers) return Drop.offloadHeader;
+    if (headers + piece > mtu) {
+      // TCP is a stream: where the sender allows fragments, smaller segments say the same.
+      if (!mayFragment || !isTcp || mtu <= headers) return Drop.tooBig;
+      piece = mtu - headers;
+    }
+    if (isTcp) segmentTcp(ip, ipHeader, header, total, isV4, piece, hop, ecn, sender);
+    else segmentUdp(ip, ipHeader, total, isV4, piece, hop, ecn, sender);
+    return Drop.none;
+  }
+
+  function segmentTcp(
+    ip: number,
+    ipHeader: number,
+    tcpHeader: number,
+    total: number,
+    isV4: boolean,
+    piece: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+  ): void {
+    const headers = ipHeader + tcpHeader;
+    const transport = ip + ipHeader;
+    const end = ip + total;
+    const firstSequence = readSequence(view, transport);
+    const firstId = isV4 ? readId(view, ip) : 0;
+    const flags = readTcpFlags(view, transport);
+    // Sums of what is the same in every segment: addresses and protocol, and the TCP header without
+    // sequence number, flags and checksum.
+    const pseudo = pseudoSum(view, ip, PROTOCOL_TCP, tcpHeader);
+    view.setUint16(transport + TCP_CHECKSUM, 0);
+    view.setUint8(transport + 13, 0);
+    view.setUint32(transport + 4, 0);
+    const constant = checksum(transport, tcpHeader, pseudo);
+    let index = 0;
+    for (let payload = ip + headers; payload < end; payload += piece) {
+      const length = payload + piece < end ? piece : end - payload;
+      const at = takeHeader();
+      const to = at + ENCAPSULATION_BYTES;
+      const tcp = to + ipHeader;
+      const sequence = (firstSequence + index * piece) >>> 0;
+      // FIN and PSH belong to the last segment, CWR to the first (RFC 3168 section 6.1.2).
+      let segmentFlags = flags;
+      if (payload + length < end) segmentFlags &= ~(TCP_FIN | TCP_PSH);
+      if (index > 0) segmentFlags &= ~TCP_CWR;
+      writeEncapsulation(at, hop);
+      copyHeader(to, ip, headers);
+      view.setUint32(tcp + 4, sequence);
+      view.setUint8(tcp + 13, segmentFlags);
+      const sum = checksum(
+        payload,
+        length,
+        constant + (sequence >>> 16) + (sequence & 0xffff) + segmentFlags + length,
+      );
+      view.setUint16(tcp + TCP_CHECKSUM, ~sum & 0xffff);
+      finishIp(to, isV4, ipHeader, tcpHeader + length, firstId + index);
+      sender.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
+      index++;
+    }
+  }
+
+  function segmentUdp(
+    ip: number,
+    ipHeader: number,
+    total: number,
+    isV4: boolean,
+    piece: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+  ): void {
+    const headers = ipHeader + UDP_HEADER_BYTES;
+    const transport = ip + ipHeader;
+    const end = ip + total;
+    const firstId = isV4 ? readId(view, ip) : 0;
+    const constant =
+      pseudoSum(view, ip, PROTOCOL_UDP, 0) +
+      view.getUint16(transport) +
+      view.getUint16(transport + 2);
+    let index = 0;
+    for (let payload = ip + headers; payload < end; payload += piece) {
+      const length = payload + piece < end ? piece : end - payload;
+      const udpLength = UDP_HEADER_BYTES + length;
+      const at = takeHeader();
+      const to = at + ENCAPSULATION_BYTES;
+      const udp = to + ipHeader;
+      writeEncapsulation(at, hop);
+      copyHeader(to, ip, headers);
+      view.setUint16(udp + 4, udpLength);
+      // The length stands in the pseudo-header and in the header.
+      const sum = checksum(payload, length, fold(constant) + 2 * udpLength);
+      view.setUint16(udp + UDP_CHECKSUM, ~sum & 0xffff || 0xffff);
+      finishIp(to, isV4, ipHeader, udpLength, firstId + index);
+      sender.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
+      index++;
+    }
+  }
+
+  function finishIp(
+    ip: number,
+    isV4: boolean,
+    ipHeader: number,
+    payloadBytes: number,
+    id: number,
+  ): void {
+    if (isV4) {
+      view.setUint16(ip + 2, ipHeader + payloadBytes);
+      view.setUint16(ip + 4, id);
+      finishIpv4Header(view, ip);
+    } else {
+      view.setUint16(ip + 4, payloadBytes);
+    }
+  }
+
+  function fragment(
+    ip: number,
+    ipHeader: number,
+    total: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+    mtu: number,
+  ): boolean {
+    // Every fragment but the last carries a multiple of eight bytes. Options are copied to all: those
+    // that need not be are ignored in the others (RFC 791 section 3.1).
+    const piece = (mtu - ipHeader) & ~7;
+    if (piece < 8 || ipHeader < IPV4_HEADER_BYTES) return false;
+    const word = readFragmentWord(view, ip);
+    const end = ip + total;
+    let offset = word & 0x1fff;
+    for (let payload = ip + ipHeader; payload < end; payload += piece) {
+      const length = payload + piece < end ? piece : end - payload;
+      const at = takeHeader();
+      const to = at + ENCAPSULATION_BYTES;
+      const more = payload + length < end ? IPV4_MORE_FRAGMENTS : word & IPV4_MORE_FRAGMENTS;
+      writeEncapsulation(at, hop);
+      copyHeader(to, ip, ipHeader);
+      view.setUint16(to + 2, ipHeader + length);
+      view.setUint16(to + 6, more | offset);
+      finishIpv4Header(view, to);
+      sender.append(hop, ecn, at, ENCAPSULATION_BYTES + ipHeader, payload, length);
+      offset += piece >>> 3;
+    }
+    return true;
+  }
+
+  return { segment, fragment, writeEncapsulation, reset };
+}
