@@ -504,7 +504,8 @@ function checkTogether({ config, given }: ResolvedConfig): void {
     return;
   }
   for (const name of ['network', 'ipv6Network'] as const) {
-    if (given[name].origin === 'default') continue;
+    // As printed by --print-config, say: it asks for nothing.
+    if (given[name].text === OPTIONS[name].text) continue;
     refuse(
       name,
       'is for an etcd of our own; with --etcd-endpoints the network is in the key ' +

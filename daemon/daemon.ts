@@ -15,7 +15,7 @@ import { formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
-import { startDataplane } from './dataplane-stub.ts';
+import { startDataplane } from '../overlay/dataplane.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { reconcileHost } from './host-state.ts';
 import type { Log } from './log.ts';
@@ -105,6 +105,11 @@ class NodeDaemon {
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
   #wasReady = false;
+  #published: {
+    readonly lease: NodeLease;
+    readonly held: boolean;
+    readonly peers: readonly NodeLease[] | null;
+  } | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
@@ -224,6 +229,7 @@ class NodeDaemon {
     });
     open.defer(() => dataplane.stop());
     this.#dataplane = dataplane;
+    this.#publish();
     log.info(
       { tunName, workers, offloads: formatOffloads(dataplane.offloads) },
       'packet path runs',
@@ -319,14 +325,20 @@ class NodeDaemon {
     if (this.#dataplane === null || fixed === null || state === undefined) return;
     const lease = 'lease' in state ? state.lease : this.#recorded;
     if (lease === null) return;
+    const held = state.kind === 'held';
+    const peers = this.#peers ?? [];
+    const last = this.#published;
+    // A publication makes the packet path forget what it learned: none without a change.
+    if (last?.lease === lease && last.held === held && last.peers === this.#peers) return;
+    this.#published = { lease, held, peers: this.#peers };
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
       overlayState({
         ...fixed,
         lease,
-        held: state.kind === 'held',
-        peers: this.#peers ?? [],
+        held,
+        peers,
         reach: {
           ipv4: address4 !== null && addresses.publicIp4 !== null,
           ipv6: address6 !== null && addresses.publicIp6 !== null,
@@ -393,7 +405,6 @@ class NodeDaemon {
       },
       stateDir,
     );
-    this.#publish();
     if (plan.ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return;
     this.#log.info(
       {
