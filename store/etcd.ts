@@ -20,6 +20,7 @@ import {
   type IWatchResponse,
   isRecoverableError,
 } from 'etcd3';
+import { unlessAborted } from './abort.ts';
 import { CompactedError, type StoreEvent, follow } from './follow.ts';
 import {
   type Change,
@@ -296,17 +297,6 @@ function clientOptions({ endpoints, tls, login, callTimeoutMs }: EtcdOptions): I
       ...(endpoints.length === 1 && { host: () => noop }),
     },
   };
-}
-
-async function unlessAborted<T>(answer: Promise<T>, signal: AbortSignal): Promise<T> {
-  const aborted = Promise.withResolvers<never>();
-  const abort = (): void => aborted.reject(signal.reason as Error);
-  signal.addEventListener('abort', abort, { once: true });
-  try {
-    return await Promise.race([answer, aborted.promise]);
-  } finally {
-    signal.removeEventListener('abort', abort);
-  }
 }
 
 const toEntry = (kv: IKeyValue): StoreEntry => ({
