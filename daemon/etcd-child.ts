@@ -6,8 +6,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { findProgram } from '../linux/find-program.ts';
 import type { Log } from './log.ts';
-import { findProgram } from './programs.ts';
 
 /** Our own etcd does not run: without it there is no lease, and so no traffic. */
 export class EtcdChildError extends Error {
@@ -42,7 +42,7 @@ function launch(stateDir: string, ports: readonly [number, number]): ChildProces
   const client = `http://127.0.0.1:${ports[0]}`;
   const peer = `http://127.0.0.1:${ports[1]}`;
   const etcd = [
-    'etcd',
+    findProgram('etcd') ?? 'etcd',
     '--name=weft',
     `--data-dir=${stateDir}`,
     `--listen-client-urls=${client}`,

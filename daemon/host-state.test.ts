@@ -122,8 +122,8 @@ for (const [title, more, actual, ip] of [
       'link set dev weft0 up',
       'address replace 10.244.1.0/32 dev weft0',
       'address replace fd00:10:244:1::/128 dev weft0 nodad',
-      '-4 route replace 10.244.0.0/16 dev weft0 proto 157 src 10.244.1.0',
-      '-6 route replace fd00:10:244::/56 dev weft0 proto 157 src fd00:10:244:1::',
+      'route replace 10.244.0.0/16 dev weft0 proto 157 src 10.244.1.0',
+      'route replace fd00:10:244::/56 dev weft0 proto 157 src fd00:10:244:1::',
     ],
   ],
   [
@@ -132,7 +132,7 @@ for (const [title, more, actual, ip] of [
     settled,
     [
       'address replace 10.244.3.0/32 dev weft0',
-      '-4 route replace 10.244.0.0/16 dev weft0 proto 157 src 10.244.3.0',
+      'route replace 10.244.0.0/16 dev weft0 proto 157 src 10.244.3.0',
       'address del 10.244.1.0/32 dev weft0',
     ],
   ],
@@ -157,15 +157,15 @@ for (const [title, more, actual, ip] of [
     { directRouting: true },
     settled,
     [
-      '-4 route replace 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 157',
-      '-6 route replace fd00:10:244:2::/64 via fd31::2 dev eth0 proto 157',
+      'route replace 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 157',
+      'route replace fd00:10:244:2::/64 via fd31::2 dev eth0 proto 157',
     ],
   ],
   [
     'direct routing: a peer behind a router, in IPv4',
     { directRouting: true, peers: [peer(2, '198.51.100.2')] },
     settled,
-    ['-6 route replace fd00:10:244:2::/64 via fd31::2 dev eth0 proto 157'],
+    ['route replace fd00:10:244:2::/64 via fd31::2 dev eth0 proto 157'],
   ],
   [
     'direct routing: done',
@@ -177,16 +177,13 @@ for (const [title, more, actual, ip] of [
     'direct routing: the peer moved',
     { directRouting: true, peers: [peer(2, '192.0.2.3')] },
     { ...settled, routes4: [...routes4, direct4], routes6: [...routes6, direct6] },
-    ['-4 route replace 10.244.2.0/24 via 192.0.2.3 dev eth0 proto 157'],
+    ['route replace 10.244.2.0/24 via 192.0.2.3 dev eth0 proto 157'],
   ],
   [
     'direct routing off again, and a host route of ours',
     {},
     { ...settled, routes4: [...routes4, direct4, other] },
-    [
-      '-4 route del 10.244.2.0/24 dev eth0 proto 157',
-      '-4 route del 10.244.9.7/32 dev eth0 proto 157',
-    ],
+    ['route del 10.244.2.0/24 dev eth0 proto 157', 'route del 10.244.9.7/32 dev eth0 proto 157'],
   ],
   [
     'before the first full list no route is taken away',

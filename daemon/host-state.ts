@@ -175,7 +175,7 @@ const protocol = ['proto', String(ROUTE_PROTOCOL)];
 
 function deleteRoute(family: 4 | 6, route: Route): Command {
   const dev = route.dev === undefined ? [] : ['dev', route.dev];
-  return [`-${family}`, 'route', 'del', destinationOf(route, family), ...dev, ...protocol];
+  return ['route', 'del', destinationOf(route, family), ...dev, ...protocol];
 }
 
 const sameAddress = (text: string | undefined, address: IpAddress | null): boolean =>
@@ -203,17 +203,7 @@ function planRoutes(
       const via = want.via === null ? [] : ['via', formatAddress(want.via)];
       const src = want.src === null ? [] : ['src', formatAddress(want.src)];
       const to = formatCidr(want.to);
-      add.push([
-        `-${family}`,
-        'route',
-        'replace',
-        to,
-        ...via,
-        'dev',
-        want.dev,
-        ...protocol,
-        ...src,
-      ]);
+      add.push(['route', 'replace', to, ...via, 'dev', want.dev, ...protocol, ...src]);
     }
     if (!desired.complete) continue;
     for (const it of present) {

@@ -1,0 +1,23 @@
+/** Where a program of the host is. */
+import { accessSync, constants } from 'node:fs';
+
+const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/**
+ * The full path, or null. Npm puts the packages' programs first into PATH, and one of them is another
+ * `nft`: those are not the host's.
+ */
+export function findProgram(name: string): string | null {
+  const dirs = (process.env['PATH'] ?? SYSTEM_PATH).split(':');
+  for (const dir of dirs.filter((it) => !it.endsWith('node_modules/.bin'))) {
+    const path = `${dir}/${name}`;
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'ENOENT' && code !== 'EACCES' && code !== 'ENOTDIR') throw error;
+    }
+  }
+  return null;
+}
