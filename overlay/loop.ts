@@ -33,7 +33,7 @@ import type { DataplaneEvent, Offloads } from './types.ts';
 
 const PACKET_BYTES_MAX = 65535;
 /** Packets of one turn stand one after another here; large ones are sent before the cache forgets them. */
-const READ_BYTES = 384 << 10;
+const READ_BYTES = 128 << 10;
 const READ_PACKETS = 64;
 const HEADROOM = 64;
 const ARENA_BYTES = 14 << 20;

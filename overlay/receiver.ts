@@ -25,6 +25,8 @@ const CONTROL_BYTES = 64;
 const MMSGHDR_BYTES = 64;
 const IOVEC_BYTES = 16;
 const CMSG_HEADER_BYTES = 16;
+/** Large messages are taken a few at a time, so that they are still in the cache when they are written. */
+const BATCH_BYTES = 256 << 10;
 const MSG_DONTWAIT = 0x40;
 const MSG_TRUNC = 0x20;
 
@@ -64,6 +66,7 @@ export function createReceiver(
   const namesAt = arena.take(capacity * NAME_BYTES, 'receive names');
   const controlsAt = arena.take(capacity * CONTROL_BYTES, 'receive controls');
   const slotsAt = arena.take(capacity * SLOT_BYTES, 'receive slots');
+  let limit = capacity;
   const messagesAddress = arena.address + messagesAt;
   const sourceOffset = family === 4 ? SOCKADDR_IN_ADDRESS : SOCKADDR_IN6_ADDRESS;
 
@@ -89,8 +92,9 @@ export function createReceiver(
   }
 
   function receive(): number {
-    const count = recvmmsg(fd, messagesAddress, capacity, MSG_DONTWAIT, 0);
+    const count = recvmmsg(fd, messagesAddress, limit, MSG_DONTWAIT, 0);
     if (count <= 0) return 0;
+    const bytesBefore = counters[Counter.udpBytes]!;
     counters[Counter.udpReceives]!++;
     for (let i = 0; i < count; i++) {
       const message = messagesAt + i * MMSGHDR_BYTES;
@@ -99,6 +103,8 @@ export function createReceiver(
       splitMessage(i, bytes, words[(message + 40) >>> 2]!, truncated);
       resetSlot(i);
     }
+    const average = (counters[Counter.udpBytes]! - bytesBefore) / count;
+    limit = Math.min(capacity, Math.max(1, Math.floor(BATCH_BYTES / (average + 1))));
     return count;
   }
 
