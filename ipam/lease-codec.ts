@@ -70,8 +70,9 @@ export function decodeSubnetKey(key: string): SubnetPair | null {
   try {
     const block4 = parseCidr(`${address4}/${length4}`);
     const block6 = address6 === undefined ? null : parseCidr(`${address6}/${length6}`);
+    if (block6?.family === 4) return null;
     const subnet4 = block4.family === 4 && block4.length > 0 ? block4 : null;
-    const subnet6 = block6?.family === 6 && block6.length > 0 ? block6 : null;
+    const subnet6 = block6 !== null && block6.length > 0 ? block6 : null;
     if (subnet4 === null && subnet6 === null) return null;
     return { subnet4, subnet6 };
   } catch (error) {
