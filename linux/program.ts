@@ -47,13 +47,26 @@ export const inNamespace = (
   argv: readonly string[],
 ): readonly string[] => (netns === undefined ? argv : ['ip', 'netns', 'exec', netns, ...argv]);
 
+/**
+ * Npm puts the packages' programs first into PATH, and one of them is another `nft`: those are not the
+ * host's.
+ */
+const environment = (added: ProgramOptions['env']): NodeJS.ProcessEnv => ({
+  ...process.env,
+  PATH: (process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin')
+    .split(':')
+    .filter((directory) => !directory.endsWith('node_modules/.bin'))
+    .join(':'),
+  ...added,
+});
+
 /** What a program printed and how it ended, failure included. @throws ProgramError if it cannot start */
 export function collect(argv: readonly string[], options: ProgramOptions = {}): Promise<Output> {
   const full = inNamespace(options.netns, argv);
   return new Promise((resolve, reject) => {
     const child = spawn(full[0]!, full.slice(1), {
       stdio: ['pipe', 'pipe', 'pipe'],
-      env: { ...process.env, ...options.env },
+      env: environment(options.env),
       killSignal: 'SIGKILL',
       ...(options.signal === undefined ? {} : { signal: options.signal }),
     });
@@ -112,7 +125,7 @@ export async function start(argv: readonly string[], options: StartOptions): Pro
   const sink = log ?? 'pipe';
   const child = spawn(full[0]!, full.slice(1), {
     stdio: ['ignore', sink, sink],
-    env: { ...process.env, ...options.env },
+    env: environment(options.env),
     detached: true,
   });
   if (log !== null) closeSync(log);

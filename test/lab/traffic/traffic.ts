@@ -1,4 +1,5 @@
 /** Traffic between hosts of the lab, measured. Servers stay up for many measurements. */
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { type Running, collect } from '../../../linux/program.ts';
 import type { LabHost } from '../lab.ts';
@@ -19,6 +20,8 @@ export interface PingOptions {
   readonly bytes?: number;
   /** Forbid fragmentation on the way and here. */
   readonly dontFragment?: boolean;
+  /** Source address, one of the host's own. */
+  readonly source?: string;
 }
 
 /** @returns what came back within a second each; a loss is a result, not an error */
@@ -27,13 +30,14 @@ export async function ping(
   to: string,
   options: PingOptions = {},
 ): Promise<PingResult> {
-  const { count = 1, bytes = 56, dontFragment = false } = options;
+  const { count = 1, bytes = 56, dontFragment = false, source } = options;
   const output = await collect(
     [
       ...'ping -n -q -W 1 -i 0.05'.split(' '),
       `-c${count}`,
       `-s${bytes}`,
       ...(dontFragment ? ['-M', 'do'] : []),
+      ...(source === undefined ? [] : ['-I', source]),
       to,
     ],
     { netns: from.netns },
@@ -64,6 +68,8 @@ export const startIperfServer = (host: LabHost): Promise<Running> =>
 export interface BulkOptions {
   /** Whole seconds; 1 unless given. */
   readonly seconds?: number;
+  /** Ends after so many bytes in all instead, such as '32M'. */
+  readonly amount?: string;
   readonly streams?: number;
   /** The server sends. */
   readonly reverse?: boolean;
@@ -82,12 +88,12 @@ export async function bulkTcp(
   to: string,
   options: BulkOptions = {},
 ): Promise<BulkResult> {
-  const { seconds = 1, streams = 1, reverse = false } = options;
+  const { seconds = 1, amount, streams = 1, reverse = false } = options;
   const output = await collect(
     [
       ...'iperf3 -J --connect-timeout 5000'.split(' '),
       `-p${IPERF_PORT}`,
-      `-t${seconds}`,
+      amount === undefined ? `-t${seconds}` : `-n${amount}`,
       `-P${streams}`,
       '-c',
       to,
@@ -144,9 +150,18 @@ export async function blastUdp(
   return { packets, packetsPerSecond: packets === 0 ? 0 : packets / seconds };
 }
 
+/**
+ * Ping-pong's two ends each have a processor of their own, as on two machines: on one processor the
+ * kernel would hand a message over without waking anything, which no network can do.
+ */
+const pinned = (processor: number): string[] =>
+  availableParallelism() < 2 ? [] : ['taskset', '-c', `${processor}`];
+
 /** Sends back what comes, for any number of ping-pongs. */
 export const startEcho = (host: LabHost, address: string): Promise<Running> =>
-  host.start([...program('tcp-echo.ts'), address, `${ECHO_PORT}`], { ready: { line: /^ready$/ } });
+  host.start([...pinned(1), ...program('tcp-echo.ts'), address, `${ECHO_PORT}`], {
+    ready: { line: /^ready$/ },
+  });
 
 export interface PingPongResult {
   readonly rounds: number;
@@ -163,7 +178,7 @@ export async function pingPong(
 ): Promise<PingPongResult> {
   const { bytes = 64, seconds } = options;
   const text = await from.run(
-    [...program('tcp-ping.ts'), address, `${ECHO_PORT}`, `${bytes}`, `${seconds}`],
+    [...pinned(0), ...program('tcp-ping.ts'), address, `${ECHO_PORT}`, `${bytes}`, `${seconds}`],
     { signal: AbortSignal.timeout((seconds + 20) * 1000) },
   );
   return JSON.parse(text) as PingPongResult;
