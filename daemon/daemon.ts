@@ -100,7 +100,9 @@ class NodeDaemon {
   /** Null before the first full list. */
   #peers: readonly NodeLease[] | null = null;
   #interruption: Error | null = null;
+  /** Null before the host was first as it should be, and while it is. */
   #hostProblem: Error | null = null;
+  #hostApplied = false;
   #dirty = Promise.withResolvers<void>();
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
@@ -322,7 +324,8 @@ class NodeDaemon {
   #publish(): void {
     const state = this.#keeper?.state;
     const fixed = this.#fixed;
-    if (this.#dataplane === null || fixed === null || state === undefined) return;
+    // The guard and the routes stand before the first packet goes.
+    if (this.#dataplane === null || !this.#hostApplied || fixed === null || !state) return;
     const lease = 'lease' in state ? state.lease : this.#recorded;
     if (lease === null) return;
     const held = state.kind === 'held';
@@ -405,6 +408,8 @@ class NodeDaemon {
       },
       stateDir,
     );
+    this.#hostApplied = true;
+    this.#publish();
     if (plan.ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return;
     this.#log.info(
       {
@@ -426,9 +431,9 @@ class NodeDaemon {
     this.#wasReady = ready;
   }
 
-  /** The lease is ours, and the packet path knows it. */
+  /** The lease is ours, and packet path and host know it. */
   #forwarding(): boolean {
-    return this.#dataplane !== null && this.#keeper?.state.kind === 'held';
+    return this.#hostApplied && this.#keeper?.state.kind === 'held';
   }
 
   #reasons(): readonly string[] {
@@ -439,6 +444,7 @@ class NodeDaemon {
       reasons.push(`lease ${state.lease.key} is lost: ${state.reason.message}`);
     } else if (state?.kind !== 'held') reasons.push('no subnet leased');
     else if (this.#peers === null) reasons.push('peers have not been listed yet');
+    else if (!this.#hostApplied) reasons.push('routes and rules are not set yet');
     if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
     if (this.#interruption !== null) reasons.push(`etcd: ${this.#interruption.message}`);
     return reasons;
