@@ -17,7 +17,7 @@ import {
   variableOf,
 } from './config.ts';
 
-const dir = mkdtempSync(join(tmpdir(), 'wd-config-'));
+const dir = mkdtempSync(join(tmpdir(), 'weft-config-'));
 test.after.always(() => rm(dir, { recursive: true }));
 
 let files = 0;

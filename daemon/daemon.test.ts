@@ -1,27 +1,26 @@
 /**
- * The daemon as a whole, in a namespace of its own, with an etcd of its own:
+ * The daemon as a whole, with an etcd of its own, in namespaces of its own:
  *
- *     +---------------------- <name> ----------------------+
- *     |  eth0 192.0.2.1/24, fd31::1/64 ---- peer 192.0.2.2  |      192.0.2.2 is another node's
- *     |  pod1 10.244.x.2 via a veth ------- pod 10.244.x.2  |      address in namespace <name>-p
- *     +----------------------------------------------------+
+ *     +------------- node --------------+            +---- peer ----+
+ *     |  eth0 192.0.2.1/24, fd31::1/64  |------------|  192.0.2.2   |
+ *     |  pod1 (one test only)           |--- pod     |  fd31::2     |
+ *     +---------------------------------+            +--------------+
  */
 import { existsSync, mkdtempSync, readFileSync, statSync, symlinkSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { findProgram } from '../linux/find-program.ts';
 import { apply, listAddresses, listLinks, listRoutes, words } from '../linux/ip.ts';
 import { createNamespace, deleteNamespace, readSysctl, writeSysctls } from '../linux/netns.ts';
 import { type Running, collect, poll, run, start } from '../linux/program.ts';
+import { labPrefix, openRun, removeRun } from '../test/lab/run.ts';
 import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+import { findProgram } from './programs.ts';
 
 const WEFT = join(import.meta.dirname, '..', 'bin', 'weft');
-const NFT = findProgram('nft')!;
-const dir = mkdtempSync(join(tmpdir(), 'wd-daemon-'));
-const netns = `wd-${process.pid}`;
-const outside = `${netns}-p`;
+const lab = openRun(labPrefix());
+const dir = lab.directory;
+const netns = `${lab.name}-node`;
+const outside = `${lab.name}-peer`;
 const stateDir = join(dir, 'state');
 const subnetFile = join(dir, 'subnet.env');
 const logFile = join(dir, 'daemon.log');
@@ -80,7 +79,7 @@ async function traces(): Promise<unknown> {
     listAddresses({ netns }),
     listRoutes({ netns, family: 4 }),
     listRoutes({ netns, family: 6 }),
-    run([NFT, '--stateless', 'list', 'ruleset'], { netns }),
+    run(['nft', '--stateless', 'list', 'ruleset'], { netns }),
     Promise.all(SETTINGS.map((it) => readSysctl(it, netns))),
   ]);
   const links = addresses.map((it) => [it.ifname, it.addr_info.map((a) => a.local)]);
@@ -104,16 +103,10 @@ test.before(async () => {
       { netns: it },
     );
   }
-  // The answers' way back, for what is not masqueraded.
-  await apply([words`route add default via 192.0.2.1`], { netns: outside });
   await writeSysctls({ 'net.ipv4.ip_forward': 0, 'net.ipv6.conf.all.forwarding': 0 }, netns);
 });
 
-test.after.always(async () => {
-  await deleteNamespace(outside);
-  await deleteNamespace(netns);
-  await rm(dir, { recursive: true });
-});
+test.after.always(() => removeRun(lab));
 
 for (const [title, extra, stderr] of [
   ['unknown option', ['--workerz=1'], 'there is no option "--workerz" (did you mean "workers"?)'],
@@ -254,7 +247,7 @@ test.serial(
     t.false(existsSync(join(stateDir, 'weft.sock')));
     t.is(await indexOf(), index);
     t.like(await overlayRoute(), { dev: 'weft0' });
-    t.true((await run([NFT, 'list', 'tables'], { netns })).includes('table inet weft'));
+    t.true((await run(['nft', 'list', 'tables'], { netns })).includes('table inet weft'));
     t.true(existsSync(subnetFile));
     const lines = readFileSync(logFile, 'utf8').trim().split('\n');
     t.notThrows(() => lines.map((it) => JSON.parse(it) as unknown), 'one JSON object a line');
@@ -273,7 +266,7 @@ test.serial(
 
 test.serial('a host state that somebody broke comes back', async (t) => {
   await using _daemon = await startDaemon('--log-level=debug');
-  await run([NFT, 'flush', 'chain', 'inet', 'weft', 'forward'], { netns });
+  await run(['nft', 'flush', 'chain', 'inet', 'weft', 'forward'], { netns });
   await apply([words`route del 10.244.0.0/16 dev weft0`], { netns });
   // Any event makes the loop look again: here, another node's lease.
   const { etcd } = await ask<StatusMessage>('status');
@@ -282,16 +275,18 @@ test.serial('a host state that somebody broke comes back', async (t) => {
     const routes = await listRoutes({ netns });
     return routes.some((it) => it.dst === '10.244.0.0/16') ? true : undefined;
   }, AbortSignal.timeout(10_000));
-  t.regex(await run([NFT, 'list', 'chain', 'inet', 'weft', 'forward'], { netns }), /drop/);
+  t.regex(await run(['nft', 'list', 'chain', 'inet', 'weft', 'forward'], { netns }), /drop/);
   const { peers } = await ask<StatusMessage>('status');
   t.deepEqual(
     peers.map((it) => [it.subnet, it.publicIp]),
     [['10.244.200.0/24', '192.0.2.2']],
   );
-  t.is(
-    (await weft('lease', 'release', '10.244.200.0-24', ...common)).stdout,
-    'released 10.244.200.0-24\n',
-  );
+  // Without an etcd lease it is a reservation, and stays unless that is said.
+  const release = ['lease', 'release', '192.0.2.2', ...common];
+  const refused = await weft(...release);
+  t.is(refused.exitCode, 1);
+  t.regex(refused.stderr, /^weft: 10\.244\.200\.0-24 is a reservation; say --reservations$/m);
+  t.is((await weft(...release, '--reservations')).stdout, 'released 10.244.200.0-24\n');
 });
 
 async function putLease(endpoint: string, key: string, publicIp: string): Promise<void> {
@@ -350,57 +345,63 @@ test.serial('an etcd that ends by itself is started again', async (t) => {
   t.pass();
 });
 
-test.serial('a pod reaches no VXLAN port, by its own address or by a forged one', async (t) => {
-  await using _daemon = await startDaemon();
-  const pod = `${netns}-x`;
-  await createNamespace(pod);
-  try {
-    const { lease } = await ask<StatusMessage>('status');
-    const address = lease!.subnet!.replace('.0/24', '.2');
-    await apply([words`link add pod1 type veth peer name eth0 netns ${pod}`], { netns });
-    await apply([words`link set pod1 up`, words`route add ${address}/32 dev pod1`], { netns });
-    await writeSysctls(
-      {
-        'net.ipv4.conf.pod1.proxy_arp': 1,
-        'net.ipv4.conf.all.rp_filter': 0,
-        'net.ipv4.conf.pod1.rp_filter': 0,
-      },
-      netns,
-    );
-    await apply(
-      [
-        words`link set eth0 up`,
-        words`address add ${address}/32 dev eth0`,
-        words`address add 192.0.2.77/32 dev eth0`,
-        words`route add default dev eth0`,
-      ],
-      { netns: pod },
-    );
-    const dropped = async (): Promise<number> => {
-      const text = await run([NFT, 'list', 'counter', 'inet', 'weft', 'vxlan_from_pod'], { netns });
-      return Number(/packets (\d+)/.exec(text)?.[1]);
-    };
-    const send = (from: string, to: string, port: number): Promise<string> =>
-      run(['socat', '-u', 'STDIN', `UDP4-SENDTO:${to}:${port},bind=${from}`], {
-        netns: pod,
-        input: 'x',
-      });
-    for (const [i, [from, to]] of [
-      [address, '192.0.2.2'],
-      ['192.0.2.77', '192.0.2.2'],
-      [address, '192.0.2.1'],
-      ['192.0.2.77', '192.0.2.1'],
-    ].entries()) {
-      await send(from!, to!, 8472);
-      await poll(
-        async () => ((await dropped()) === i + 1 ? true : undefined),
-        AbortSignal.timeout(5_000),
+test.serial(
+  'a pod is masqueraded, and reaches no VXLAN port, not even by a forged address',
+  async (t) => {
+    await using _daemon = await startDaemon();
+    const pod = `${lab.name}-pod`;
+    await createNamespace(pod);
+    try {
+      const { lease } = await ask<StatusMessage>('status');
+      const address = lease!.subnet!.replace('.0/24', '.2');
+      await apply([words`link add pod1 type veth peer name eth0 netns ${pod}`], { netns });
+      await apply([words`link set pod1 up`, words`route add ${address}/32 dev pod1`], { netns });
+      await writeSysctls(
+        {
+          'net.ipv4.conf.pod1.proxy_arp': 1,
+          'net.ipv4.conf.all.rp_filter': 0,
+          'net.ipv4.conf.pod1.rp_filter': 0,
+        },
+        netns,
       );
+      await apply(
+        [
+          words`link set eth0 up`,
+          words`address add ${address}/32 dev eth0`,
+          words`address add 192.0.2.77/32 dev eth0`,
+          words`route add default dev eth0`,
+        ],
+        { netns: pod },
+      );
+      const dropped = async (): Promise<number> => {
+        const text = await run(['nft', 'list', 'counter', 'inet', 'weft', 'vxlan_from_pod'], {
+          netns,
+        });
+        return Number(/packets (\d+)/.exec(text)?.[1]);
+      };
+      const send = (from: string, to: string, port: number): Promise<string> =>
+        run(['socat', '-u', 'STDIN', `UDP4-SENDTO:${to}:${port},bind=${from}`], {
+          netns: pod,
+          input: 'x',
+        });
+      for (const [i, [from, to]] of [
+        [address, '192.0.2.2'],
+        ['192.0.2.77', '192.0.2.2'],
+        [address, '192.0.2.1'],
+        ['192.0.2.77', '192.0.2.1'],
+      ].entries()) {
+        await send(from!, to!, 8472);
+        await poll(
+          async () => ((await dropped()) === i + 1 ? true : undefined),
+          AbortSignal.timeout(5_000),
+        );
+      }
+      await send(address, '192.0.2.2', 8473);
+      // The peer knows no way back to pods: an answer means that the node's address was the source.
+      await run(['ping', '-c1', '-W2', '-I', address, '192.0.2.2'], { netns: pod });
+      t.is(await dropped(), 4, 'another port, and another protocol, pass');
+    } finally {
+      await deleteNamespace(pod);
     }
-    await send(address, '192.0.2.2', 8473);
-    await run(['ping', '-c1', '-W2', '192.0.2.2'], { netns: pod });
-    t.is(await dropped(), 4, 'another port, and another protocol, pass');
-  } finally {
-    await deleteNamespace(pod);
-  }
-});
+  },
+);

@@ -6,8 +6,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findProgram } from '../linux/find-program.ts';
 import type { Log } from './log.ts';
+import { findProgram } from './programs.ts';
 
 /** Our own etcd does not run: without it there is no lease, and so no traffic. */
 export class EtcdChildError extends Error {

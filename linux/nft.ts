@@ -1,5 +1,4 @@
 /** Nftables through nft(8): a ruleset goes in whole or not at all, and is read back as JSON. */
-import { findProgram } from './find-program.ts';
 import { ProgramError, run } from './program.ts';
 
 /** One table of one family, as `nft --json list table` gives it. */
@@ -11,19 +10,16 @@ export interface NftTable {
   readonly counters: Readonly<Record<string, number>>;
 }
 
-// Resolved anew each time: it may be installed while the daemon runs.
-const nft = (): string => findProgram('nft') ?? 'nft';
-
 /** @param ruleset nft's own language; applied as one transaction. @throws ProgramError */
 export async function applyRuleset(ruleset: string): Promise<void> {
-  await run([nft(), '-f', '-'], { input: ruleset });
+  await run(['nft', '-f', '-'], { input: ruleset });
 }
 
 /** Null when there is no such table. @throws ProgramError */
 export async function readTable(family: string, name: string): Promise<NftTable | null> {
   let text: string;
   try {
-    text = await run([nft(), '--json', 'list', 'table', family, name]);
+    text = await run(['nft', '--json', 'list', 'table', family, name]);
   } catch (error) {
     const absent = error instanceof ProgramError && /No such file or directory/.test(error.message);
     if (absent) return null;
