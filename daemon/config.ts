@@ -26,7 +26,7 @@ export class ConfigError extends Error {
 
 type Kind = 'string' | 'list' | 'boolean' | 'number';
 
-interface Option<T> {
+export interface Option<T> {
   readonly kind: Kind;
   /** The default, as text; '' is "not set". */
   readonly text: string;
@@ -430,7 +430,7 @@ function parseFile(path: string, source: string): Map<OptionName, Given> {
     // `source` keeps the text as written: a YAML 1.2 number or boolean is parsed once, by the table.
     const texts = items.map((it) => {
       if (!isScalar(it) || it.value === null) return '';
-      return typeof it.value === 'string' ? it.value : (it.source ?? String(it.value));
+      return typeof it.value === 'string' ? it.value : (it.source ?? JSON.stringify(it.value));
     });
     given.set(name, { origin: 'file', place, text: texts.join(',') });
   }

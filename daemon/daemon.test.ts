@@ -307,19 +307,20 @@ async function putLease(endpoint: string, key: string, publicIp: string): Promis
   await run(argv, { netns, env: { ETCDCTL_API: '3' } });
 }
 
+async function hasDirectRoute(wanted: boolean): Promise<true | undefined> {
+  const route = (await listRoutes({ netns })).find((it) => it.dst === '10.244.201.0/24');
+  return (route?.gateway === '192.0.2.2') === wanted ? true : undefined;
+}
+
 test.serial(
   'direct routing: a peer on our link has a plain route, while it is there',
   async (t) => {
     await using _daemon = await startDaemon('--direct-routing');
     const { etcd } = await ask<StatusMessage>('status');
     await putLease(etcd.endpoints[0]!, '10.244.201.0-24', '192.0.2.2');
-    const direct = async (present: boolean): Promise<true | undefined> => {
-      const route = (await listRoutes({ netns })).find((it) => it.dst === '10.244.201.0/24');
-      return (route?.gateway === '192.0.2.2') === present ? true : undefined;
-    };
-    t.true(await poll(() => direct(true), AbortSignal.timeout(10_000)));
+    t.true(await poll(() => hasDirectRoute(true), AbortSignal.timeout(10_000)));
     await weft('lease', 'release', '10.244.201.0-24', '--reservations', ...common);
-    t.true(await poll(() => direct(false), AbortSignal.timeout(10_000)));
+    t.true(await poll(() => hasDirectRoute(false), AbortSignal.timeout(10_000)));
   },
 );
 

@@ -136,11 +136,11 @@ export async function startEtcd(
 
   const within = AbortSignal.timeout(READY_WITHIN_MS);
   try {
-    let how: string | null = null;
-    void ended.then((it) => (how = it));
+    const early = { how: '' };
+    void ended.then((it) => (early.how = it));
     while (!(await isHealthy(endpoint, signal))) {
-      if (how !== null)
-        throw new EtcdChildError(`our etcd ended at its start (${how}): ${lastWords}`);
+      if (early.how !== '')
+        throw new EtcdChildError(`our etcd ended at its start (${early.how}): ${lastWords}`);
       if (within.aborted) {
         throw new EtcdChildError(
           `our etcd did not answer in ${READY_WITHIN_MS / 1000} s: ${lastWords}`,

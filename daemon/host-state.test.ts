@@ -201,9 +201,10 @@ for (const [title, more, actual, ip] of [
   });
 }
 
+const set = (actual: ActualHost): string[] =>
+  planHost(desiredHost(inputs), actual).sysctls.map((it) => `${it.path}=${it.value}`);
+
 test('kernel settings: only what differs, advertisements before forwarding', (t) => {
-  const set = (actual: ActualHost): string[] =>
-    planHost(desiredHost(inputs), actual).sysctls.map((it) => `${it.path}=${it.value}`);
   t.deepEqual(set(settled), []);
   t.deepEqual(set(bare), [
     'net/ipv6/conf/eth0/accept_ra=2',

@@ -5,6 +5,7 @@
  */
 import {
   type Command,
+  type InterfaceAddress,
   type InterfaceAddresses,
   type Route,
   apply,
@@ -84,9 +85,10 @@ export class HostStateError extends Error {
   readonly code = 'ERR_HOST_STATE';
 }
 
+const ours = (path: string, value: string): Sysctl => ({ path, value, global: false });
+
 function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
   const { tunName: tun, network, underlay } = inputs;
-  const ours = (path: string, value: string): Sysctl => ({ path, value, global: false });
   const forwarding6 = 'net/ipv6/conf/all/forwarding';
   const acceptRa = `net/ipv6/conf/${underlay.iface}/accept_ra`;
   return [
@@ -171,6 +173,8 @@ function destinationOf(route: Route, family: 4 | 6): string {
   return formatCidr(cidrOf(parseAddress(address), Number(length ?? (family === 4 ? 32 : 128))));
 }
 
+const lengthOf = (address: IpAddress): number => (typeof address === 'number' ? 32 : 128);
+
 const protocol = ['proto', String(ROUTE_PROTOCOL)];
 
 function deleteRoute(family: 4 | 6, route: Route): Command {
@@ -180,6 +184,10 @@ function deleteRoute(family: 4 | 6, route: Route): Command {
 
 const sameAddress = (text: string | undefined, address: IpAddress | null): boolean =>
   text === undefined ? address === null : address !== null && parseAddress(text) === address;
+
+/** One address, and not the block around it: the overlay's route is ours to set. */
+const isAddress = (it: InterfaceAddress, address: IpAddress): boolean =>
+  sameAddress(it.local, address) && it.prefixlen === lengthOf(address);
 
 function planRoutes(
   desired: DesiredHost,
@@ -231,13 +239,8 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
   if (!tun.flags.includes('UP')) ip.push(words`link set dev ${tunName} up`);
   // Link-local addresses are the kernel's affair.
   const present = tun.addr_info.filter((it) => it.scope !== 'link');
-  const lengthOf = (address: IpAddress): number => (typeof address === 'number' ? 32 : 128);
-  const isWanted = (it: (typeof present)[number]): boolean =>
-    desired.addresses.some((a) => sameAddress(it.local, a) && it.prefixlen === lengthOf(a));
   for (const address of desired.addresses) {
-    const has = (it: (typeof present)[number]): boolean =>
-      sameAddress(it.local, address) && it.prefixlen === lengthOf(address);
-    if (present.some(has)) continue;
+    if (present.some((it) => isAddress(it, address))) continue;
     const to = `${formatAddress(address)}/${lengthOf(address)}`;
     const nodad = typeof address === 'number' ? [] : ['nodad'];
     ip.push([...words`address replace ${to} dev ${tunName}`, ...nodad]);
@@ -245,7 +248,8 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
   const routes = planRoutes(desired, actual);
   ip.push(...routes.add, ...routes.remove);
   for (const it of present) {
-    if (!isWanted(it)) ip.push(words`address del ${it.local}/${it.prefixlen} dev ${tunName}`);
+    if (!desired.addresses.some((a) => isAddress(it, a)))
+      ip.push(words`address del ${it.local}/${it.prefixlen} dev ${tunName}`);
   }
   const { ruleset } = desired;
   const current = actual.table?.comment === ruleset.comment && actual.table.rules === ruleset.rules;

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import pico from 'picocolors';
 import yargs, { type Argv } from 'yargs';
 import {
+  type Option,
   type OptionName,
   type ResolvedConfig,
   ConfigError,
@@ -17,6 +18,7 @@ import {
   resolveConfig,
   variableOf,
 } from './config.ts';
+import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
 import { didYouMean } from './nearest.ts';
 import { VERSION } from './version.ts';
 
@@ -59,7 +61,7 @@ function configOf(flags: Flags): ResolvedConfig {
   }
   const file = flags['config'];
   if (Array.isArray(file)) throw new UsageError('--config is given more than once');
-  return resolveConfig(given, process.env, file === undefined ? undefined : String(file));
+  return resolveConfig(given, process.env, typeof file === 'string' ? file : undefined);
 }
 
 /** The table's options as flags. Values stay text: the table parses them, whatever their source. */
@@ -70,9 +72,7 @@ function withOptions(command: Argv, names: readonly OptionName[]): Argv {
     describe: 'YAML file of options, by their flags without the dashes [WEFT_CONFIG]',
   });
   for (const name of names) {
-    const { kind, text, description, textMeans } = OPTIONS[name] as (typeof OPTIONS)[OptionName] & {
-      readonly textMeans?: string;
-    };
+    const { kind, text, description, textMeans }: Option<unknown> = OPTIONS[name];
     it = it.option(flagOf(name), {
       type: 'string',
       requiresArg: kind !== 'boolean',
@@ -129,13 +129,11 @@ async function ask<T>(flags: Flags, method: string, path: string): Promise<T> {
   return await askDaemon<T>(configOf(flags).config.stateDir, method, path);
 }
 
+type Format<M> = (tables: typeof import('./tables.ts'), message: M) => string;
+
 /** As JSON with --json, else as `format` has it. */
-async function show<T>(
-  flags: Flags,
-  path: string,
-  format: (tables: typeof import('./tables.ts'), message: T) => string,
-): Promise<void> {
-  const message = await ask<T>(flags, 'GET', path);
+async function show<M>(flags: Flags, path: string, format: Format<M>): Promise<void> {
+  const message = await ask<M>(flags, 'GET', path);
   if (flags['json'] === true) print(JSON.stringify(message, null, 2));
   else print(format(await import('./tables.ts'), message));
 }
@@ -241,7 +239,9 @@ async function main(args: readonly string[]): Promise<void> {
           'All nodes and their subnets',
           (list) => withOptions(list, ['stateDir']).option('json', JSON_OPTION),
           (flags) =>
-            show(flags, '/v1/leases', (tables, leases) => tables.leasesTable(leases as never)),
+            show<LeasesMessage>(flags, '/v1/leases', (tables, leases) =>
+              tables.leasesTable(leases),
+            ),
         )
         .command(
           'show <key>',
@@ -254,8 +254,10 @@ async function main(args: readonly string[]): Promise<void> {
               })
               .option('json', JSON_OPTION),
           (flags) =>
-            show(flags, `/v1/leases/${encodeURIComponent(String(flags.key))}`, (tables, lease) =>
-              tables.leaseTable(lease as never),
+            show<LeaseMessage>(
+              flags,
+              `/v1/leases/${encodeURIComponent(String(flags.key))}`,
+              (tables, lease) => tables.leaseTable(lease),
             ),
         )
         .command(
@@ -283,7 +285,8 @@ async function main(args: readonly string[]): Promise<void> {
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
       (it) => withOptions(it, ['stateDir']).option('json', JSON_OPTION),
-      (flags) => show(flags, '/v1/status', (tables, status) => tables.statusText(status as never)),
+      (flags) =>
+        show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
     )
     .command(
       'logs [file]',
@@ -310,8 +313,10 @@ async function main(args: readonly string[]): Promise<void> {
 /** One line: what happened, and unless it was refused, why. */
 function oneLine(error: Error, isRefusal: boolean): string {
   const parts = [error.message];
-  for (let it = error.cause; it instanceof Error && !isRefusal && parts.length < 4; it = it.cause) {
-    if (!parts.some((part) => part.includes((it as Error).message))) parts.push(it.message);
+  const causes = isRefusal ? undefined : error.cause;
+  for (let it = causes; it instanceof Error && parts.length < 4; it = it.cause) {
+    const { message } = it;
+    if (!parts.some((part) => part.includes(message))) parts.push(message);
   }
   return parts.join(': ').replaceAll(/\s*\n\s*/g, ' ');
 }

@@ -41,7 +41,10 @@ const nodeSchema = z.object({
   subnet4: z.string().nullable(),
   subnet6: z.string().nullable(),
 });
-const sysctlsSchema = z.record(z.string().regex(/^net\/(?!.*\.\.)[\w./-]+$/), z.string());
+const sysctlsSchema = z.record(
+  z.string().regex(/^net\/ipv[46]\/(?!.*\/\.\.\/)[^\s\0]+$/),
+  z.string(),
+);
 
 const busy = (dir: string): StateDirBusyError =>
   new StateDirBusyError(`another weft runs with the state directory ${dir}; stop it first`);

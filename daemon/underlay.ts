@@ -95,13 +95,15 @@ export function chooseUnderlay(sources: UnderlaySources, config: UnderlayConfig)
   return { iface: ifname, mtuBytes: link.mtu, address4, address6, onLink };
 }
 
+/** A way out: not an `unreachable default`. */
+const isDefault = (route: Route): boolean => route.dst === 'default' && route.type === undefined;
+
 export async function readUnderlay(config: UnderlayConfig): Promise<Underlay> {
   const [links, routes4, routes6] = await Promise.all([
     listAddresses(),
     listRoutes({ family: 4 }),
     listRoutes({ family: 6 }),
   ]);
-  const isDefault = (route: Route): boolean => route.dst === 'default' && route.type === undefined;
   const defaultRoutes4 = routes4.filter(isDefault);
   const defaultRoutes6 = routes6.filter(isDefault);
   return chooseUnderlay({ links, defaultRoutes4, defaultRoutes6 }, config);
