@@ -50,6 +50,9 @@ export const setsockopt = bind<
 export const getsockopt = bind<
   [fd: number, level: number, name: number, value: number, bytes: number]
 >('int getsockopt(int, int, int, uintptr_t, uintptr_t)');
+export const getsockname = bind<[fd: number, address: number, bytes: number]>(
+  'int getsockname(int, uintptr_t, uintptr_t)',
+);
 export const sendmsg = bind<[fd: number, message: number, flags: number]>(
   'intptr_t sendmsg(int, uintptr_t, int)',
 );

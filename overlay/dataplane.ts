@@ -6,12 +6,18 @@ import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { SystemCallError } from '../linux/errno.ts';
 import { errno, eventfd } from '../linux/libc.ts';
-import { openTun } from '../linux/tun.ts';
-import { enableGro, openReceiver, openSender, socketDrops } from '../linux/udp.ts';
+import { type TunnelTap, openTun, openTunnelTap, setUp } from '../linux/tun.ts';
+import {
+  type BoundSocket,
+  enableGro,
+  openReceiver,
+  openSender,
+  socketDrops,
+} from '../linux/udp.ts';
 import type { IpAddress } from '../wire/address.ts';
 import { createCounters, sumCounters } from './counters.ts';
 import { CONTROL_GENERATION, CONTROL_STOP, CONTROL_WORDS } from './loop.ts';
-import { probeOffloads } from './probe.ts';
+import { acceptLocalSources, probeOffloads, tunnelTapName } from './probe.ts';
 import { compileSnapshot } from './snapshot.ts';
 import type {
   Dataplane,
@@ -69,13 +75,15 @@ function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Datap
     if (offloads.udpGro) enableGro(fd);
     return fd;
   };
-  const senders = (address: IpAddress | null): number[] => {
+  const senders = (address: IpAddress | null): BoundSocket[] => {
     if (address === null) return [];
     const opened = Array.from({ length: SOURCE_PORTS }, () => openSender(address));
-    fds.push(...opened);
+    fds.push(...opened.map(({ fd }) => fd));
     return opened;
   };
-  const starts = tun.fds.map((tunFd): Omit<WorkerStart, 'control' | 'snapshots'> => {
+  const tap = wanted.tunnelGso ? openTap(options) : null;
+  fds.push(...(tap?.fds ?? []));
+  const starts = tun.fds.map((tunFd, index): Omit<WorkerStart, 'control' | 'snapshots'> => {
     const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
     fds.push(wakeFd);
@@ -85,6 +93,15 @@ function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Datap
       receiver6: receiver(options.underlay6),
       senders4: senders(options.underlay4),
       senders6: senders(options.underlay6),
+      tunnel:
+        tap === null
+          ? null
+          : {
+              tapFd: tap.fds[index]!,
+              macHigh: tap.macHigh,
+              macLow: tap.macLow,
+              source: options.underlay4!,
+            },
       wakeFd,
       port,
       offloads,
@@ -129,6 +146,14 @@ function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Datap
       for (const fd of fds) closeSync(fd);
     },
   };
+}
+
+function openTap(options: DataplaneOptions): TunnelTap {
+  const name = tunnelTapName(options.tunName);
+  const tap = openTunnelTap(name, options.workers);
+  acceptLocalSources(name);
+  setUp(name);
+  return tap;
 }
 
 function startThread(

@@ -7,7 +7,7 @@ import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
-import { pathMtuBytes } from '../linux/udp.ts';
+import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
@@ -28,6 +28,7 @@ import {
   OVERHEAD_BYTES_IPV4,
   OVERHEAD_BYTES_IPV6,
 } from './snapshot.ts';
+import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
 
@@ -35,7 +36,9 @@ const PACKET_BYTES_MAX = 65535;
 /** Packets of one turn stand one after another here; large ones are sent before the cache forgets them. */
 const READ_BYTES = 128 << 10;
 const READ_PACKETS = 64;
-const HEADROOM = 64;
+/** Before each packet, for the headers of a tunnel packet; a whole number of cache lines. */
+const HEADROOM = 128;
+const SEGMENT_HEADERS = 2048;
 const ARENA_BYTES = 14 << 20;
 const IOVEC_BYTES = 16;
 const POLLFD_BYTES = 8;
@@ -53,8 +56,10 @@ export interface LoopOptions {
   readonly receiver4: number | null;
   readonly receiver6: number | null;
   /** Sending sockets, a power of two of them, or none. */
-  readonly senders4: readonly number[];
-  readonly senders6: readonly number[];
+  readonly senders4: readonly BoundSocket[];
+  readonly senders6: readonly BoundSocket[];
+  /** A TAP for whole tunnel packets over IPv4, or null. */
+  readonly tunnel: TunnelOptions | null;
   /** An eventfd that the main thread writes to after it has changed something. */
   readonly wakeFd: number;
   readonly port: number;
@@ -87,15 +92,13 @@ export function createLoop(options: LoopOptions): Loop {
   const vnetHeader = offloads.tunTso;
   const writer = createTunWriter(arena, counters, checksum, tunFd, vnetHeader);
   const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
-  const coalescer = createCoalescer(arena, counters, checksum, writer, {
-    tcp: offloads.coalesce && offloads.tunTso,
-    udp: offloads.coalesce && offloads.tunUso,
-  });
-  const senders4 = options.senders4.map((fd) => createQueue(fd, 4));
-  const senders6 = options.senders6.map((fd) => createQueue(fd, 6));
+  const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads);
+  const senders4 = options.senders4.map((it) => createQueue(it, 4));
+  const senders6 = options.senders6.map((it) => createQueue(it, 6));
   const senders = [...senders4, ...senders6];
-  const segmenter = createSegmenter(arena, checksum, flushSenders);
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders4, senders6);
+  const segmenter = createSegmenter(arena, checksum, SEGMENT_HEADERS, flushSenders);
+  const tunnel = options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel);
+  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders4, senders6, tunnel);
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
   if (options.receiver4 !== null) createUnderlay(options.receiver4, 4);
@@ -123,9 +126,10 @@ export function createLoop(options: LoopOptions): Loop {
   words[(wakeVectorAt + 8) >>> 2] = 8;
   let generation = 0;
 
-  function createQueue(fd: number, family: Family): Sender {
+  function createQueue(bound: BoundSocket, family: Family): Sender {
     return createSender(arena, counters, {
-      fd,
+      fd: bound.fd,
+      sourcePort: bound.port,
       family,
       gso: offloads.udpGso,
       batch: offloads.batch,
@@ -137,8 +141,14 @@ export function createLoop(options: LoopOptions): Loop {
 
   function createUnderlay(fd: number, family: Family): void {
     const ingress = createIngress(arena, peers, coalescer, family, options.port);
-    const onDatagram = (at: number, end: number, ecn: number, sourceAt: number): void => {
-      const drop = ingress(at, end, ecn, sourceAt);
+    const onDatagram = (
+      at: number,
+      end: number,
+      ecn: number,
+      sourceAt: number,
+      gsoSize: number,
+    ): void => {
+      const drop = ingress(at, end, ecn, sourceAt, gsoSize);
       if (drop !== Drop.none) counters[drop]!++;
     };
     receivers.push(

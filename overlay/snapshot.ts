@@ -42,6 +42,8 @@ export interface Snapshot {
   readonly generation: number;
   readonly vni: number;
   readonly forwarding: boolean;
+  /** Of the TUN. */
+  readonly mtuBytes: number;
   /** Our MAC, as high 16 and low 32 bits. */
   readonly macHigh: number;
   readonly macLow: number;
@@ -72,6 +74,7 @@ export const EMPTY_SNAPSHOT: Snapshot = {
   generation: 0,
   vni: 0,
   forwarding: false,
+  mtuBytes: 65535,
   macHigh: 0,
   macLow: 0,
   own4: Uint32Array.of(1, 0),
@@ -113,6 +116,7 @@ export function compileSnapshot(state: OverlayState, port: number, generation: n
     generation,
     vni: state.vni,
     forwarding: state.forwarding,
+    mtuBytes: state.mtuBytes,
     macHigh: Math.floor(state.mac / 2 ** 32),
     macLow: state.mac % 2 ** 32,
     own4: rangeOf(state.subnet4, EMPTY_SNAPSHOT.own4),

@@ -41,6 +41,11 @@ export interface Offloads {
   readonly tunTso: boolean;
   /** UDP segmentation offload on the TUN (Linux 6.2). Needs tunTso. */
   readonly tunUso: boolean;
+  /**
+   * Large TCP packets leave as one tunnel packet that the kernel or the network device segments
+   * (Linux 6.17; IPv4 underlay). Needs tunTso, and a host that forwards.
+   */
+  readonly tunnelGso: boolean;
   /** Many datagrams in one send (UDP_SEGMENT). */
   readonly udpGso: boolean;
   /** Many datagrams in one receive (UDP_GRO). */
