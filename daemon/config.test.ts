@@ -139,13 +139,13 @@ test('a file gives lists, numbers, booleans and null as operators write them', (
 });
 
 for (const [text, rungs] of [
-  ['auto', 'tun-tso, tun-uso, udp-gso, udp-gro, batch, coalesce'],
+  ['auto', 'tun-tso, tun-uso, tunnel-gso, udp-gso, udp-gro, batch, coalesce'],
   ['none', 'none'],
   ['batch', 'batch'],
   ['tun-tso,coalesce', 'tun-tso, coalesce'],
-  ['-batch', 'tun-tso, tun-uso, udp-gso, udp-gro, coalesce'],
+  ['-batch', 'tun-tso, tun-uso, tunnel-gso, udp-gso, udp-gro, coalesce'],
   ['-tun-tso', 'udp-gso, udp-gro, batch'],
-  ['-tun-uso, -udp-gro', 'tun-tso, udp-gso, batch, coalesce'],
+  ['-tun-uso, -udp-gro', 'tun-tso, tunnel-gso, udp-gso, batch, coalesce'],
 ] as const) {
   test(`offloads ${text}`, (t) => {
     t.is(formatOffloads(parseOffloads(text)), rungs);

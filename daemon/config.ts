@@ -123,19 +123,27 @@ function parseNetwork6(text: string): Cidr6 {
   return block;
 }
 
-/** The rungs' names, as operators write them, and the rung each one stands on. */
-const RUNGS = {
-  'tun-tso': { key: 'tunTso', needs: null },
-  'tun-uso': { key: 'tunUso', needs: 'tun-tso' },
-  'udp-gso': { key: 'udpGso', needs: null },
-  'udp-gro': { key: 'udpGro', needs: null },
-  batch: { key: 'batch', needs: null },
-  coalesce: { key: 'coalesce', needs: 'tun-tso' },
-} as const satisfies Record<string, { key: keyof Offloads; needs: string | null }>;
-type Rung = keyof typeof RUNGS;
+/** Every rung, as operators write it, and the one it stands on. */
+const RUNGS: Readonly<
+  Record<keyof Offloads, { readonly name: string; readonly needs: keyof Offloads | null }>
+> = {
+  tunTso: { name: 'tun-tso', needs: null },
+  tunUso: { name: 'tun-uso', needs: 'tunTso' },
+  tunnelGso: { name: 'tunnel-gso', needs: 'tunTso' },
+  udpGso: { name: 'udp-gso', needs: null },
+  udpGro: { name: 'udp-gro', needs: null },
+  batch: { name: 'batch', needs: null },
+  coalesce: { name: 'coalesce', needs: 'tunTso' },
+};
+const rungs = Object.keys(RUNGS) as readonly (keyof Offloads)[];
+const rungNames = rungs.map((it) => RUNGS[it].name);
 
-const isRung = (text: string): text is Rung => Object.hasOwn(RUNGS, text);
-const rungs = Object.keys(RUNGS).filter(isRung);
+function parseRung(name: string): keyof Offloads {
+  const rung = rungs.find((it) => RUNGS[it].name === name);
+  if (rung !== undefined) return rung;
+  const guess = didYouMean(name, ['auto', 'none', ...rungNames]);
+  throw new ConfigError(`"${name}" is not an offload${guess}`);
+}
 
 /**
  * `auto`, `none`, rungs to use (`batch,udp-gso`), or rungs to leave out of auto (`-tun-uso`). What
@@ -146,36 +154,33 @@ export function parseOffloads(text: string): Offloads {
   if (items.length > 1 && (items.includes('auto') || items.includes('none'))) {
     throw new ConfigError('"auto" and "none" stand alone');
   }
-  const without = items.every((it) => it.startsWith('-'));
-  const used = new Set<Rung>(text === 'auto' || without ? rungs : []);
+  const leaveOut = items.every((it) => it.startsWith('-'));
+  if (!leaveOut && items.some((it) => it.startsWith('-'))) {
+    throw new ConfigError(`"${text}" mixes rungs to use with rungs to leave out`);
+  }
+  const used = new Set(text === 'auto' || leaveOut ? rungs : []);
   if (text !== 'auto' && text !== 'none') {
     for (const item of items) {
-      const name = without ? item.slice(1) : item;
-      if (!without && item.startsWith('-')) {
-        throw new ConfigError(`"${text}" mixes rungs to use with rungs to leave out`);
-      }
-      if (!isRung(name)) {
-        const known = ['auto', 'none', ...rungs];
-        throw new ConfigError(`"${name}" is not an offload${didYouMean(name, known)}`);
-      }
-      if (without) used.delete(name);
-      else used.add(name);
+      if (leaveOut) used.delete(parseRung(item.slice(1)));
+      else used.add(parseRung(item));
     }
   }
-  for (const name of rungs) {
-    const { needs } = RUNGS[name];
-    if (needs === null || !used.has(name) || used.has(needs)) continue;
-    if (!without) throw new ConfigError(`"${name}" needs "${needs}"`);
-    used.delete(name);
+  for (const rung of rungs) {
+    const { name, needs } = RUNGS[rung];
+    if (needs === null || !used.has(rung) || used.has(needs)) continue;
+    if (!leaveOut) throw new ConfigError(`"${name}" needs "${RUNGS[needs].name}"`);
+    used.delete(rung);
   }
-  const offloads: Partial<Record<keyof Offloads, boolean>> = {};
-  for (const name of rungs) offloads[RUNGS[name].key] = used.has(name);
-  return offloads as Offloads;
+  const offloads = Object.fromEntries(rungs.map((it) => [it, used.has(it)]));
+  return offloads as unknown as Offloads;
 }
 
 /** `tun-tso, batch`; the names of the rungs in use, or `none`. */
 export const formatOffloads = (offloads: Offloads): string =>
-  rungs.filter((name) => offloads[RUNGS[name].key]).join(', ') || 'none';
+  rungs
+    .filter((it) => offloads[it])
+    .map((it) => RUNGS[it].name)
+    .join(', ') || 'none';
 
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -305,7 +310,7 @@ export const OPTIONS = {
     kind: 'list',
     text: 'auto',
     parse: parseOffloads,
-    description: `auto, none, rungs to use, or rungs to leave out of auto (-name): ${rungs.join(', ')}`,
+    description: `auto, none, rungs to use, or rungs to leave out of auto (-name): ${rungNames.join(', ')}`,
   }),
   directRouting: option({
     kind: 'boolean',

@@ -10,6 +10,7 @@
  * neither the underlay nor the way back to its source).
  */
 import { createHash } from 'node:crypto';
+import { tunnelTapName } from '../overlay/probe.ts';
 import { type Cidr4, type Cidr6, formatCidr } from '../wire/cidr.ts';
 
 export interface RulesetInputs {
@@ -81,7 +82,9 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
   const { iface, port, tunName } = inputs;
   const blocks = blocksOf(inputs);
   const refuse = 'counter name vxlan_from_pod drop';
-  const forged = `udp dport ${port} iifname != { "lo", "${iface}" } fib saddr . iif oif missing ${refuse}`;
+  // The packet path's own device for whole tunnel packets sends from our address by design.
+  const trusted = `{ "lo", "${iface}", "${tunnelTapName(tunName)}" }`;
+  const forged = `udp dport ${port} iifname != ${trusted} fib saddr . iif oif missing ${refuse}`;
   const chains: { name: string; hook: string; rules: string[] }[] = [
     {
       name: 'forward',
