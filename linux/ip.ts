@@ -43,6 +43,8 @@ export interface InterfaceAddress {
   readonly dynamic?: boolean;
   readonly tentative?: boolean;
   readonly dadfailed?: boolean;
+  readonly deprecated?: boolean;
+  readonly temporary?: boolean;
 }
 
 export interface InterfaceAddresses extends Link {
@@ -114,7 +116,7 @@ export const listLinks = (scope: IpScope = {}): Promise<Link[]> =>
   show<Link>(ip(scope, '-json', '-details', 'link', 'show'));
 
 export const listAddresses = (scope: IpScope = {}): Promise<InterfaceAddresses[]> =>
-  show<InterfaceAddresses>(ip(scope, '-json', 'addr', 'show'));
+  show<InterfaceAddresses>(ip(scope, '-json', '-details', 'addr', 'show'));
 
 /** Routes of one family; of table main unless `table` (a number, a name or `all`) is given. */
 export const listRoutes = (

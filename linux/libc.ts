@@ -22,6 +22,7 @@ export const addressOf = (buffer: ArrayBufferLike): number =>
   Number(koffi.address(new Uint8Array(buffer)));
 
 export const close = bind<[fd: number]>('int close(int)');
+export const flock = bind<[fd: number, operation: number]>('int flock(int, int)');
 export const ioctl = bind<[fd: number, request: number, argument: number]>(
   'int ioctl(int, unsigned long, uintptr_t)',
 );
