@@ -1,4 +1,18 @@
 /** Captures as tests read them: libpcap's classic file format (pcap-savefile(5)), Ethernet frames only. */
+import {
+  ETHERNET_HEADER_BYTES,
+  ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
+  readEtherType,
+} from '../../wire/ethernet.ts';
+import * as ipv4 from '../../wire/ipv4.ts';
+import * as ipv6 from '../../wire/ipv6.ts';
+import {
+  PROTOCOL_UDP,
+  UDP_HEADER_BYTES,
+  readDestinationPort,
+  readUdpLength,
+} from '../../wire/udp.ts';
 
 const MAGIC_MICROSECONDS = 0xa1b2c3d4;
 const MAGIC_NANOSECONDS = 0xa1b23c4d;
@@ -51,20 +65,33 @@ export interface CapturedDatagram {
 /** @throws Error unless `frame` is UDP over IPv4 or IPv6, unfragmented and without extension headers */
 export function datagramOf(frame: Uint8Array): CapturedDatagram {
   const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
-  const isIpv4 = view.getUint16(12) === 0x0800;
-  if (!isIpv4 && view.getUint16(12) !== 0x86dd) throw new Error('neither IPv4 nor IPv6');
-  const addressesAt = isIpv4 ? 14 + 12 : 14 + 8;
-  const addressBytes = isIpv4 ? 4 : 16;
-  const udpAt = isIpv4 ? 14 + (view.getUint8(14) & 15) * 4 : 14 + 40;
-  const isFragment = isIpv4 && (view.getUint16(14 + 6) & 0x3fff) !== 0;
-  if (view.getUint8(isIpv4 ? 14 + 9 : 14 + 6) !== 17 || isFragment) throw new Error('not UDP');
+  const etherType = readEtherType(view, 0);
+  const ip = ETHERNET_HEADER_BYTES;
   const slice = (at: number, bytes: number) => frame.subarray(at, at + bytes);
-  return {
-    source: slice(addressesAt, addressBytes),
-    destination: slice(addressesAt + addressBytes, addressBytes),
-    trafficClass: isIpv4 ? view.getUint8(15) : (view.getUint16(14) >>> 4) & 0xff,
-    sourcePort: view.getUint16(udpAt),
-    destinationPort: view.getUint16(udpAt + 2),
-    payload: slice(udpAt + 8, view.getUint16(udpAt + 4) - 8),
-  };
+  const carriedAt = (udp: number) => ({
+    sourcePort: view.getUint16(udp),
+    destinationPort: readDestinationPort(view, udp),
+    payload: slice(udp + UDP_HEADER_BYTES, readUdpLength(view, udp) - UDP_HEADER_BYTES),
+  });
+  if (
+    etherType === ETHERTYPE_IPV4 &&
+    ipv4.readProtocol(view, ip) === PROTOCOL_UDP &&
+    !ipv4.isFragment(view, ip)
+  ) {
+    return {
+      source: slice(ip + ipv4.IPV4_SOURCE, 4),
+      destination: slice(ip + ipv4.IPV4_DESTINATION, 4),
+      trafficClass: ipv4.readTos(view, ip),
+      ...carriedAt(ip + ipv4.readHeaderBytes(view, ip)),
+    };
+  }
+  if (etherType === ETHERTYPE_IPV6 && ipv6.readNextHeader(view, ip) === PROTOCOL_UDP) {
+    return {
+      source: slice(ip + ipv6.IPV6_SOURCE, 16),
+      destination: slice(ip + ipv6.IPV6_DESTINATION, 16),
+      trafficClass: ipv6.readTrafficClass(view, ip),
+      ...carriedAt(ip + ipv6.IPV6_HEADER_BYTES),
+    };
+  }
+  throw new Error(`not a UDP datagram (EtherType ${etherType.toString(16)})`);
 }
