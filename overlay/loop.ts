@@ -2,6 +2,7 @@
  * One worker's packet path, put together, and the loop that runs it to completion: wait until a queue
  * has something, take a batch, decide, hand it on, and only then wait again.
  * Runs per packet: no await, no allocation, no throw.
+ * Not per packet: onGsoRefused.
  */
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';

@@ -1,6 +1,7 @@
 /**
  * Whose address is it: the peer tables of the snapshot in force, as the packet path reads them.
  * Runs per packet: no await, no allocation, no throw.
+ * Not per packet: nameOf.
  */
 import type { Arena } from '../linux/arena.ts';
 import {
