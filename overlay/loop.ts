@@ -75,6 +75,11 @@ export class LoopError extends Error {
 export interface Loop {
   /** Returns when told to stop. @throws LoopError */
   readonly run: () => void;
+  /**
+   * What `run` does over and over: takes up what was published, waits for packets, carries one batch
+   * from each queue. @returns false when nothing came within `timeoutMs` (-1: no limit) @throws LoopError
+   */
+  readonly turn: (timeoutMs: number) => boolean;
   readonly arena: Arena;
   readonly peers: Peers;
 }
@@ -205,24 +210,27 @@ export function createLoop(options: LoopOptions): Loop {
     return view.getUint16(pollAt + i * POLLFD_BYTES + 6, true);
   }
 
-  function run(): void {
-    while (Atomics.load(control, CONTROL_STOP) === 0) {
-      const published = Atomics.load(control, CONTROL_GENERATION);
-      if (published !== generation) {
-        generation = published;
-        tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
-        options.onChange(peers);
-      }
-      if (poll(pollAddress, pollCount, -1) <= 0) continue;
-      counters[Counter.wakeups]!++;
-      const tun = readyAt(0);
-      if ((tun & POLLIN) !== 0) drainTun();
-      else if ((tun & POLL_FAILED) !== 0) openFailure();
-      for (let i = 0; i < receivers.length; i++) {
-        if (readyAt(2 + i) !== 0) drainUdp(receivers[i]!);
-      }
-      if (readyAt(1) !== 0) readv(options.wakeFd, wakeVectorAddress, 1);
+  function turn(timeoutMs: number): boolean {
+    const published = Atomics.load(control, CONTROL_GENERATION);
+    if (published !== generation) {
+      generation = published;
+      tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
+      options.onChange(peers);
     }
+    if (poll(pollAddress, pollCount, timeoutMs) <= 0) return false;
+    counters[Counter.wakeups]!++;
+    const tun = readyAt(0);
+    if ((tun & POLLIN) !== 0) drainTun();
+    else if ((tun & POLL_FAILED) !== 0) openFailure();
+    for (let i = 0; i < receivers.length; i++) {
+      if (readyAt(2 + i) !== 0) drainUdp(receivers[i]!);
+    }
+    if (readyAt(1) !== 0) readv(options.wakeFd, wakeVectorAddress, 1);
+    return true;
+  }
+
+  function run(): void {
+    while (Atomics.load(control, CONTROL_STOP) === 0) turn(-1);
   }
 
   function openFailure(): void {
@@ -232,5 +240,5 @@ export function createLoop(options: LoopOptions): Loop {
     );
   }
 
-  return { run, arena, peers };
+  return { run, turn, arena, peers };
 }
