@@ -25,7 +25,7 @@ const loop = createLoop({
     // Several may have come since: only the last one counts.
     let last: Snapshot | undefined;
     for (;;) {
-      const received = receiveMessageOnPort(snapshots) as { message: Snapshot } | undefined;
+      const received: { message: Snapshot } | undefined = receiveMessageOnPort(snapshots);
       if (received === undefined) break;
       last = received.message;
     }
