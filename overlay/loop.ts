@@ -20,7 +20,7 @@ import { createIngress } from './ingress.ts';
 import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
 import { createSegmenter } from './segment.ts';
-import { type Sender, createSender } from './sender.ts';
+import { type Sender, type SenderOptions, createSender } from './sender.ts';
 import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
 import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
@@ -163,20 +163,27 @@ export function createLoop(options: LoopOptions): Loop {
     pollFds.push(fd);
   }
 
-  /** Once per lowered path MTU: asks the kernel what it has learned, and tells the packet's sender. */
-  function createPathMtu(family: Family): (hop: number, at: number, bytes: number) => boolean {
-    return (hop, at, bytes) => {
+  /** Asks the kernel what it has learned of the path, once per change, and tells the packet's sender. */
+  function createPathMtu(family: Family): SenderOptions['onTooBig'] {
+    const overhead = overheadBytes(family);
+    const openPath = (hop: number): void => {
       const address = hop + HOP_ADDRESS;
       const outer = pathMtuBytes(
         family === 4
           ? toIpv4(view.getUint32(address + 4))
           : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
       );
-      const inner = outer - overheadBytes(family);
-      if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return false;
-      words[(hop + HOP_MTU) >>> 2] = Math.max(inner, 0);
-      icmp.tooBig(at + ENCAPSULATION_BYTES, bytes - ENCAPSULATION_BYTES, inner);
+      const inner = Math.max(outer - overhead, 0);
+      if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return;
+      words[(hop + HOP_MTU) >>> 2] = inner;
       options.report({ kind: 'path-mtu', peer: peers.nameOf(peers.atHop(hop)), mtuBytes: inner });
+    };
+    return (hop, at, headBytes, datagramBytes) => {
+      const bytes = datagramBytes - ENCAPSULATION_BYTES;
+      if (bytes <= words[(hop + HOP_MTU) >>> 2]!) openPath(hop);
+      const mtu = words[(hop + HOP_MTU) >>> 2]!;
+      if (bytes <= mtu) return false;
+      icmp.tooBig(at + ENCAPSULATION_BYTES, headBytes - ENCAPSULATION_BYTES, mtu);
       return true;
     };
   }
