@@ -181,7 +181,7 @@ class NodeDaemon {
       open.use(etcd);
       this.#etcd = etcd;
       log.info(
-        { endpoint: etcd.endpoint, pid: etcd.pid },
+        { endpoint: etcd.endpoint, etcdPid: etcd.pid },
         'no --etcd-endpoints: running an etcd of our own, for this machine only',
       );
     }
