@@ -40,8 +40,9 @@ function bulk(mode: Mode, streams: number, reverse: boolean): Measure {
     better: 'more',
     kind: 'bulkTcp',
     async take(setting, seconds) {
+      const { client, server } = setting;
       const before = await busySeconds();
-      const result = await bulkTcp(setting.client, setting.server.address4!, {
+      const result = await bulkTcp(client, server, server.address4!, {
         seconds: Math.max(1, Math.round(seconds)),
         streams,
         reverse,

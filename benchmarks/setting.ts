@@ -13,7 +13,7 @@ import type { Running } from '../linux/program.ts';
 import { formatCidr } from '../wire/cidr.ts';
 import { type KernelVxlan, createKernelVxlan, overheadBytes } from '../test/lab/kernel-vxlan.ts';
 import { type Lab, type LabNode, type LabPod, createLab, reaches } from '../test/lab/lab.ts';
-import { startEcho, startIperfServer } from '../test/lab/traffic/traffic.ts';
+import { startEcho } from '../test/lab/traffic/traffic.ts';
 
 /** `plain` is Weft with every offload off. */
 export const VARIANTS = ['weft', 'kernel', 'veth', 'plain'] as const;
@@ -55,7 +55,7 @@ export class Setting implements AsyncDisposable {
     return this.#lab.nodes[1]!.pods[0]!;
   }
 
-  /** Brings up daemons for the variant (none if it needs none), pods, kernel devices and servers. */
+  /** Brings up daemons for the variant (none if it needs none), pods, kernel devices and the echo. */
   async build(variants: readonly Variant[]): Promise<void> {
     const { nodes, underlayMtu } = this.#lab;
     const first = variants.includes('weft') ? 'weft' : variants.includes('plain') ? 'plain' : null;
@@ -86,7 +86,6 @@ export class Setting implements AsyncDisposable {
       // What one variant's connections learn of the path must not help or harm the next's.
       await writeSysctls({ 'net.ipv4.tcp_no_metrics_save': 1 }, pod.netns);
     }
-    await startIperfServer(this.server);
     await startEcho(this.server, this.server.address4!);
   }
 

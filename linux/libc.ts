@@ -12,7 +12,7 @@ const libc = koffi.load(null);
 type Call<A extends number[]> = (...args: A) => number;
 
 function bind<A extends number[]>(prototype: string): Call<A> {
-  return libc.func(prototype) as unknown as Call<A>;
+  return libc.func(prototype) as Call<A>;
 }
 
 export const errno = (): number => koffi.errno();
@@ -66,4 +66,3 @@ export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsig
 export const madvise = bind<[address: number, bytes: number, advice: number]>(
   'int madvise(uintptr_t, uintptr_t, int)',
 );
-export const schedYield = bind<[]>('int sched_yield()');

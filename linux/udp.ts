@@ -143,15 +143,18 @@ export function openSender(address: IpAddress): BoundSocket {
   else setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO);
   refuseAll(fd);
   bindTo(fd, address, 0);
+  return { fd, port: portOf(fd) };
+}
+
+/** The port that a socket is bound to. */
+export function portOf(fd: number): number {
   const name = new DataView(new SharedArrayBuffer(SOCKADDR_BYTES + 4));
   name.setUint32(SOCKADDR_BYTES, SOCKADDR_BYTES, true);
   const at = addressOf(name.buffer);
   if (getsockname(fd, at, at + SOCKADDR_BYTES) < 0) {
-    const number = errno();
-    close(fd);
-    throw new SystemCallError('reading the port of a sending socket', number);
+    throw new SystemCallError('reading the port of a socket', errno());
   }
-  return { fd, port: name.getUint16(2) };
+  return name.getUint16(2);
 }
 
 function refuseAll(fd: number): void {

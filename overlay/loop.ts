@@ -2,6 +2,7 @@
  * One worker's packet path, put together, and the loop that runs it to completion: wait until a queue
  * has something, take a batch, decide, hand it on, and only then wait again.
  * Runs per packet: no await, no allocation, no throw.
+ * Not per packet: onGsoRefused.
  */
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
@@ -20,14 +21,7 @@ import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
 import { createSegmenter } from './segment.ts';
 import { type Sender, createSender } from './sender.ts';
-import {
-  ENCAPSULATION_BYTES,
-  HOP_ADDRESS,
-  HOP_FAMILY,
-  HOP_MTU,
-  OVERHEAD_BYTES_IPV4,
-  OVERHEAD_BYTES_IPV6,
-} from './snapshot.ts';
+import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
 import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
@@ -48,7 +42,9 @@ const POLL_FAILED = 0x08 | 0x10 | 0x20;
 /** Words of the control block that the main thread shares with a worker. */
 export const CONTROL_STOP = 0;
 export const CONTROL_GENERATION = 1;
-export const CONTROL_WORDS = 2;
+/** Not 0: the tunnel TAP is not to be used. */
+export const CONTROL_NO_TUNNEL = 2;
+export const CONTROL_WORDS = 3;
 
 export interface LoopOptions {
   readonly tunFd: number;
@@ -79,6 +75,11 @@ export class LoopError extends Error {
 export interface Loop {
   /** Returns when told to stop. @throws LoopError */
   readonly run: () => void;
+  /**
+   * What `run` does over and over: takes up what was published, waits for packets, carries one batch
+   * from each queue. @returns false when nothing came within `timeoutMs` (-1: no limit) @throws LoopError
+   */
+  readonly turn: (timeoutMs: number) => boolean;
   readonly arena: Arena;
   readonly peers: Peers;
 }
@@ -166,8 +167,7 @@ export function createLoop(options: LoopOptions): Loop {
           ? toIpv4(view.getUint32(address + 4))
           : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
       );
-      const inner =
-        outer - (words[(hop + HOP_FAMILY) >>> 2] === 4 ? OVERHEAD_BYTES_IPV4 : OVERHEAD_BYTES_IPV6);
+      const inner = outer - overheadBytes(family);
       if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return false;
       words[(hop + HOP_MTU) >>> 2] = Math.max(inner, 0);
       icmp.tooBig(at + ENCAPSULATION_BYTES, bytes - ENCAPSULATION_BYTES, inner);
@@ -210,23 +210,27 @@ export function createLoop(options: LoopOptions): Loop {
     return view.getUint16(pollAt + i * POLLFD_BYTES + 6, true);
   }
 
-  function run(): void {
-    while (Atomics.load(control, CONTROL_STOP) === 0) {
-      const published = Atomics.load(control, CONTROL_GENERATION);
-      if (published !== generation) {
-        generation = published;
-        options.onChange(peers);
-      }
-      if (poll(pollAddress, pollCount, -1) <= 0) continue;
-      counters[Counter.wakeups]!++;
-      const tun = readyAt(0);
-      if ((tun & POLLIN) !== 0) drainTun();
-      else if ((tun & POLL_FAILED) !== 0) openFailure();
-      for (let i = 0; i < receivers.length; i++) {
-        if (readyAt(2 + i) !== 0) drainUdp(receivers[i]!);
-      }
-      if (readyAt(1) !== 0) readv(options.wakeFd, wakeVectorAddress, 1);
+  function turn(timeoutMs: number): boolean {
+    const published = Atomics.load(control, CONTROL_GENERATION);
+    if (published !== generation) {
+      generation = published;
+      tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
+      options.onChange(peers);
     }
+    if (poll(pollAddress, pollCount, timeoutMs) <= 0) return false;
+    counters[Counter.wakeups]!++;
+    const tun = readyAt(0);
+    if ((tun & POLLIN) !== 0) drainTun();
+    else if ((tun & POLL_FAILED) !== 0) openFailure();
+    for (let i = 0; i < receivers.length; i++) {
+      if (readyAt(2 + i) !== 0) drainUdp(receivers[i]!);
+    }
+    if (readyAt(1) !== 0) readv(options.wakeFd, wakeVectorAddress, 1);
+    return true;
+  }
+
+  function run(): void {
+    while (Atomics.load(control, CONTROL_STOP) === 0) turn(-1);
   }
 
   function openFailure(): void {
@@ -236,5 +240,5 @@ export function createLoop(options: LoopOptions): Loop {
     );
   }
 
-  return { run, arena, peers };
+  return { run, turn, arena, peers };
 }

@@ -1,6 +1,7 @@
 /**
  * Whose address is it: the peer tables of the snapshot in force, as the packet path reads them.
  * Runs per packet: no await, no allocation, no throw.
+ * Not per packet: nameOf.
  */
 import type { Arena } from '../linux/arena.ts';
 import {
@@ -95,7 +96,18 @@ export function createPeers(arena: Arena): Peers {
 
   function sendsFrom6(peer: number, at: number): boolean {
     const index = peer * SOURCE_WORDS + 1;
-    return sources[index] !== 0 && compare6(at, sources, index) === 0;
+    return compare6(at, sources, index) === 0 && !isUnspecified6(at);
+  }
+
+  /** :: stands for a peer without an IPv6 address, and is nobody's source (RFC 4291 section 2.5.2). */
+  function isUnspecified6(at: number): boolean {
+    return (
+      (view.getInt32(at) |
+        view.getInt32(at + 4) |
+        view.getInt32(at + 8) |
+        view.getInt32(at + 12)) ===
+      0
+    );
   }
 
   function isPeer4(at: number): boolean {

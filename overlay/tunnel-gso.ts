@@ -66,6 +66,8 @@ export interface TunnelGso {
     ecn: number,
     sourcePort: number,
   ) => boolean;
+  /** While disabled, `write` refuses. */
+  readonly enable: (enabled: boolean) => void;
 }
 
 export function createTunnelGso(
@@ -77,6 +79,7 @@ export function createTunnelGso(
   const { tapFd, macHigh, macLow, source } = options;
   const vectorAt = arena.take(IOVEC_BYTES, 'tunnel write vector');
   const vectorAddress = arena.address + vectorAt;
+  let enabled = true;
 
   function write(
     ip: number,
@@ -88,7 +91,7 @@ export function createTunnelGso(
     ecn: number,
     sourcePort: number,
   ): boolean {
-    if (total > INNER_BYTES_MAX) return false;
+    if (!enabled || total > INNER_BYTES_MAX) return false;
     const isV4 = view.getUint8(ip) >>> 4 === 4;
     const udp = ip - UDP_AT;
     const outer = ip - IP_AT;
@@ -133,9 +136,13 @@ export function createTunnelGso(
     counters[Counter.egressDatagrams]! += segments;
     counters[Counter.udpSentDatagrams]! += segments;
     counters[Counter.udpSentBytes]! += payload + segments * (ENCAPSULATION_BYTES + total - payload);
-    counters[Counter.udpSends]!++;
+    counters[Counter.tunnelWrites]!++;
     return true;
   }
 
-  return { write };
+  function enable(value: boolean): void {
+    enabled = value;
+  }
+
+  return { write, enable };
 }

@@ -78,7 +78,14 @@ export type DataplaneEvent =
 export interface Dataplane {
   /** The rungs in use after the start-up tests. */
   readonly offloads: Offloads;
+  /** @throws SnapshotError; the state published before stays in force */
   publish(state: OverlayState): void;
+  /**
+   * Stops the use of the tunnel TAP: what it writes does not arrive. The host's firewall may drop it
+   * on its way through, which the packet path cannot see; compare the counter `tunnelWrites` with
+   * what leaves the host.
+   */
+  withdrawTunnelGso(reason: string): void;
   /** Sums over workers, by name: packets and bytes in and out, and one counter per drop reason. */
   counters(): Readonly<Record<string, number>>;
   stop(): Promise<void>;

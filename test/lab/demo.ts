@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import colours from 'picocolors';
 import { type Lab, type LabHost, addressIn, createLab, reaches } from './lab.ts';
-import { bulkTcp, startIperfServer } from './traffic/traffic.ts';
+import { bulkTcp } from './traffic/traffic.ts';
 
 const USAGE = `npm run demo -- [options]
   --exit              end when everything has been shown; exit code 0 only if all is well
@@ -115,10 +115,9 @@ async function showBulk(lab: Lab): Promise<void> {
     [first!, second!],
     [second!, third!],
   ] as const) {
-    await using _server = await startIperfServer(to);
     for (const address of to.addresses) {
       try {
-        const { bitsPerSecond } = await bulkTcp(from, address);
+        const { bitsPerSecond } = await bulkTcp(from, to, address);
         if (bitsPerSecond === 0) fail(`${to.name} received nothing`);
         const speed = (bitsPerSecond / 1e9).toFixed(2);
         table.push([`${from.name} -> ${to.name}`, address, speed, mark(bitsPerSecond > 0)]);

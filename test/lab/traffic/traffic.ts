@@ -1,4 +1,4 @@
-/** Traffic between hosts of the lab, measured. Servers stay up for many measurements. */
+/** Traffic between hosts of the lab, measured. */
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { type Running, collect } from '../../../linux/program.ts';
@@ -59,12 +59,6 @@ export async function ping(
 
 const IPERF_PORT = 5201;
 
-/** An iperf3 server for any number of tests, one after the other. */
-export const startIperfServer = (host: LabHost): Promise<Running> =>
-  host.start(['iperf3', '-s', '-p', `${IPERF_PORT}`, '--forceflush'], {
-    ready: { line: /Server listening/ },
-  });
-
 export interface BulkOptions {
   /** Whole seconds; 1 unless given. */
   readonly seconds?: number;
@@ -82,13 +76,20 @@ export interface BulkResult {
   readonly retransmits: number;
 }
 
-/** Bulk TCP to a host with an iperf3 server. @throws Error with iperf3's words when it fails */
+/**
+ * Bulk TCP, to a server of its own: iperf3's listens anew after each test and resets who comes between.
+ * @throws Error with iperf3's words when it fails
+ */
 export async function bulkTcp(
   from: LabHost,
-  to: string,
+  to: LabHost,
+  address: string,
   options: BulkOptions = {},
 ): Promise<BulkResult> {
   const { seconds = 1, amount, streams = 1, reverse = false } = options;
+  await using _server = await to.start(['iperf3', '-s', '-1', `-p${IPERF_PORT}`, '--forceflush'], {
+    ready: { line: /Server listening/ },
+  });
   const output = await collect(
     [
       ...'iperf3 -J --connect-timeout 5000'.split(' '),
@@ -96,7 +97,7 @@ export async function bulkTcp(
       amount === undefined ? `-t${seconds}` : `-n${amount}`,
       `-P${streams}`,
       '-c',
-      to,
+      address,
       ...(reverse ? ['-R'] : []),
     ],
     { netns: from.netns, signal: AbortSignal.timeout((seconds + 20) * 1000) },
@@ -109,7 +110,7 @@ export async function bulkTcp(
     };
   };
   if (answer.error !== undefined || answer.end?.sum_received === undefined) {
-    throw new Error(`iperf3 from ${from.name} to ${to}: ${answer.error ?? output.stderr}`);
+    throw new Error(`iperf3 from ${from.name} to ${address}: ${answer.error ?? output.stderr}`);
   }
   return {
     bitsPerSecond: answer.end.sum_received.bits_per_second,
