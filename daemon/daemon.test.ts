@@ -241,6 +241,10 @@ test.serial(
     t.is(again.lease!.vtepMac, first.lease!.vtepMac);
     t.is(await indexOf(), index);
 
+    // The host as the first one left it: nothing is set again, and counters count on.
+    const changes = readFileSync(logFile, 'utf8').match(/"nft":true/g);
+    t.is(changes?.length, 1);
+
     // Stopped: what only makes sense while running goes, the rest stays.
     t.is(await daemon.stop('SIGTERM'), 0);
     t.is(await etcdPids(), '');
