@@ -25,7 +25,7 @@ import { toMac } from '../wire/mac.ts';
 import { PROTOCOL_TCP, TCP_ACK, TCP_CHECKSUM, TCP_HEADER_BYTES } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES } from '../wire/udp.ts';
 import { toVni } from '../wire/vxlan.ts';
-import { createCounters } from './counters.ts';
+import { Counter, createCounters } from './counters.ts';
 import { createPeers } from './peers.ts';
 import { pseudoSum4 } from './pseudo-header.ts';
 import { createReceiver } from './receiver.ts';
@@ -195,25 +195,22 @@ function withMirror<T>(address: IpAddress, gro: boolean, run: (mirror: Mirror) =
         1,
       ),
     );
-    let total = 0;
     const receiver = createReceiver(arena, counters, {
       fd,
       family: familyOf(address),
       batch: false,
-      onDatagram: (at, end) => {
-        total += end - at;
-      },
+      onDatagram: () => {},
     });
     const pollFd = new Int32Array(new SharedArrayBuffer(8));
     pollFd[0] = fd;
     pollFd[1] = POLLIN;
     const received = (bytes: number): number => {
-      total = 0;
-      // Ends when nothing more comes for a while; the receiver adds to the total.
-      do {
+      const before = counters[Counter.udpBytes]!;
+      while (counters[Counter.udpBytes]! - before < bytes) {
         if (poll(addressOf(pollFd.buffer), 1, WAIT_MS) <= 0) break;
-      } while (receiver.receive() > 0 && total < bytes);
-      return total;
+        receiver.receive();
+      }
+      return counters[Counter.udpBytes]! - before;
     };
     return run({ arena, counters, hop: peers.hopOf(0), received });
   } finally {
