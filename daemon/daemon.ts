@@ -30,14 +30,7 @@ import {
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
 import { requireProgram } from './programs.ts';
-import {
-  lockStateDir,
-  readNode,
-  refuseBusyStateDir,
-  removeRuntimeFiles,
-  stateFiles,
-  writeNode,
-} from './state-dir.ts';
+import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
 
@@ -129,7 +122,6 @@ class NodeDaemon {
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
-    open.defer(() => removeRuntimeFiles(stateDir));
     try {
       await this.#start(open, signal);
       await this.#reconcileForever(signal);
@@ -181,7 +173,7 @@ class NodeDaemon {
       open.use(etcd);
       this.#etcd = etcd;
       log.info(
-        { endpoint: etcd.endpoint, pid: etcd.pid },
+        { endpoint: etcd.endpoint, etcdPid: etcd.pid },
         'no --etcd-endpoints: running an etcd of our own, for this machine only',
       );
     }

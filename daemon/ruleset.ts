@@ -28,7 +28,7 @@ export interface RulesetInputs {
 
 export interface Ruleset {
   readonly text: string;
-  /** The table's comment: the text's digest. */
+  /** One rule's comment: the digest of all. */
   readonly comment: string;
   readonly rules: number;
 }
@@ -119,14 +119,14 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
       ],
     });
   }
-  const body = chains.map((it) => chain(it.name, it.hook, it.rules)).join('\n');
-  const comment = createHash('sha256').update(body).digest('hex').slice(0, 32);
+  const digest = createHash('sha256').update(JSON.stringify(chains)).digest('hex').slice(0, 32);
+  // A rule's comment: nft 1.0 does not show a table's in JSON.
+  chains[0]!.rules[0] += ` comment "${digest}"`;
   const text = [
     `${deleteTable}table ${NFT_FAMILY} ${NFT_TABLE} {`,
-    `  comment "${comment}"`,
     '  counter vxlan_from_pod { }',
-    body,
+    ...chains.map((it) => chain(it.name, it.hook, it.rules)),
     '}\n',
   ].join('\n');
-  return { text, comment, rules: chains.reduce((sum, it) => sum + it.rules.length, 0) };
+  return { text, comment: digest, rules: chains.reduce((sum, it) => sum + it.rules.length, 0) };
 }
