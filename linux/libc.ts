@@ -66,3 +66,4 @@ export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsig
 export const madvise = bind<[address: number, bytes: number, advice: number]>(
   'int madvise(uintptr_t, uintptr_t, int)',
 );
+export const schedYield = bind<[]>('int sched_yield()');

@@ -6,7 +6,7 @@
  */
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
-import { errno, poll, readv } from '../linux/libc.ts';
+import { errno, poll, readv, schedYield } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
 import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
@@ -20,7 +20,7 @@ import { createIngress } from './ingress.ts';
 import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
 import { createSegmenter } from './segment.ts';
-import { type Sender, createSender } from './sender.ts';
+import { type Sender, type SenderOptions, createSender } from './sender.ts';
 import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
 import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
@@ -34,6 +34,9 @@ const READ_PACKETS = 64;
 const HEADROOM = 128;
 const SEGMENT_HEADERS = 2048;
 const ARENA_BYTES = 14 << 20;
+/** About 100 us where nobody else wants the processor. */
+const LOOKS = 100;
+const BACK_OFF_MAX = 64;
 const IOVEC_BYTES = 16;
 const POLLFD_BYTES = 8;
 const POLLIN = 1;
@@ -126,6 +129,8 @@ export function createLoop(options: LoopOptions): Loop {
   setPointer(wakeVectorAt, arena.take(8, 'wake count'));
   words[(wakeVectorAt + 8) >>> 2] = 8;
   let generation = 0;
+  let skip = 0;
+  let backOff = 1;
 
   function createQueue(bound: BoundSocket, family: Family): Sender {
     return createSender(arena, counters, {
@@ -158,20 +163,27 @@ export function createLoop(options: LoopOptions): Loop {
     pollFds.push(fd);
   }
 
-  /** Once per lowered path MTU: asks the kernel what it has learned, and tells the packet's sender. */
-  function createPathMtu(family: Family): (hop: number, at: number, bytes: number) => boolean {
-    return (hop, at, bytes) => {
+  /** Asks the kernel what it has learned of the path, once per change, and tells the packet's sender. */
+  function createPathMtu(family: Family): SenderOptions['onTooBig'] {
+    const overhead = overheadBytes(family);
+    const openPath = (hop: number): void => {
       const address = hop + HOP_ADDRESS;
       const outer = pathMtuBytes(
         family === 4
           ? toIpv4(view.getUint32(address + 4))
           : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
       );
-      const inner = outer - overheadBytes(family);
-      if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return false;
-      words[(hop + HOP_MTU) >>> 2] = Math.max(inner, 0);
-      icmp.tooBig(at + ENCAPSULATION_BYTES, bytes - ENCAPSULATION_BYTES, inner);
+      const inner = Math.max(outer - overhead, 0);
+      if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return;
+      words[(hop + HOP_MTU) >>> 2] = inner;
       options.report({ kind: 'path-mtu', peer: peers.nameOf(peers.atHop(hop)), mtuBytes: inner });
+    };
+    return (hop, at, headBytes, datagramBytes) => {
+      const bytes = datagramBytes - ENCAPSULATION_BYTES;
+      if (bytes <= words[(hop + HOP_MTU) >>> 2]!) openPath(hop);
+      const mtu = words[(hop + HOP_MTU) >>> 2]!;
+      if (bytes <= mtu) return false;
+      icmp.tooBig(at + ENCAPSULATION_BYTES, headBytes - ENCAPSULATION_BYTES, mtu);
       return true;
     };
   }
@@ -210,6 +222,29 @@ export function createLoop(options: LoopOptions): Loop {
     return view.getUint16(pollAt + i * POLLFD_BYTES + 6, true);
   }
 
+  /**
+   * A thread that sleeps is woken late: an idle processor takes tens of microseconds. So before it
+   * sleeps it looks again for a while, giving way to whoever else wants the processor, as long as that
+   * pays: after a look in vain it goes to sleep at once for a number of times that doubles.
+   */
+  function wait(timeoutMs: number): number {
+    if (timeoutMs < 0 && skip === 0) {
+      for (let i = 0; i < LOOKS; i++) {
+        const ready = poll(pollAddress, pollCount, 0);
+        if (ready !== 0) {
+          backOff = 1;
+          return ready;
+        }
+        schedYield();
+      }
+      skip = backOff;
+      if (backOff < BACK_OFF_MAX) backOff *= 2;
+    } else if (skip > 0) {
+      skip--;
+    }
+    return poll(pollAddress, pollCount, timeoutMs);
+  }
+
   function turn(timeoutMs: number): boolean {
     const published = Atomics.load(control, CONTROL_GENERATION);
     if (published !== generation) {
@@ -217,7 +252,7 @@ export function createLoop(options: LoopOptions): Loop {
       tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
       options.onChange(peers);
     }
-    if (poll(pollAddress, pollCount, timeoutMs) <= 0) return false;
+    if (wait(timeoutMs) <= 0) return false;
     counters[Counter.wakeups]!++;
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();

@@ -42,7 +42,12 @@ export interface SenderOptions {
    * (VXLAN header), `headBytes` how much of it is contiguous there.
    * @returns true when the path's MTU explains it
    */
-  readonly onTooBig: (hopAt: number, headAt: number, headBytes: number) => boolean;
+  readonly onTooBig: (
+    hopAt: number,
+    headAt: number,
+    headBytes: number,
+    datagramBytes: number,
+  ) => boolean;
   /** The egress device cannot segment: from now on this queue sends datagrams one by one. */
   readonly onGsoRefused: (number: number) => void;
 }
@@ -241,7 +246,8 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
 
   function tooBig(m: number): boolean {
     const vector = firstVectorOf(m);
-    return options.onTooBig(hopOf[m]!, offsetOf(vector), words[(vector + 8) >>> 2]!);
+    const headBytes = words[(vector + 8) >>> 2]!;
+    return options.onTooBig(hopOf[m]!, offsetOf(vector), headBytes, sizeOf[m]!);
   }
 
   /** Message `m` again, each datagram in a message of its own. */

@@ -98,7 +98,8 @@ function setOption(fd: number, level: number, name: number, value: number): bool
 /** A TUN queue's twin. `fd` is what the packet path reads and writes; the rest is the kernel's side. */
 export class TunTwin implements Disposable {
   readonly fd: number;
-  readonly #kernelFd: number;
+  /** The kernel's end, for those who bring their own buffers. */
+  readonly kernelFd: number;
   readonly #headerBytes: number;
   readonly #room = Buffer.alloc(1 << 17);
 
@@ -108,7 +109,7 @@ export class TunTwin implements Disposable {
       throw new SystemCallError('opening a pair of sockets', errno());
     }
     this.fd = pair[0]!;
-    this.#kernelFd = pair[1]!;
+    this.kernelFd = pair[1]!;
     for (const fd of pair) {
       if (!setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)) {
         setOption(fd, SOL_SOCKET, SO_SNDBUF, 8 << 20);
@@ -138,14 +139,14 @@ export class TunTwin implements Disposable {
 
   /** The same, of a message that has its vnet header. */
   writeMessage(message: Uint8Array): boolean {
-    if ((send(this.#kernelFd, message, message.length, MSG_DONTWAIT) as number) >= 0) return true;
+    if ((send(this.kernelFd, message, message.length, MSG_DONTWAIT) as number) >= 0) return true;
     if (errno() === EAGAIN) return false;
     throw new SystemCallError('queueing a packet', errno());
   }
 
   /** One message that the path wrote, vnet header and packet; valid until the next call. */
   readMessage(): Buffer | null {
-    const bytes = recv(this.#kernelFd, this.#room, this.#room.length, MSG_DONTWAIT) as number;
+    const bytes = recv(this.kernelFd, this.#room, this.#room.length, MSG_DONTWAIT) as number;
     return bytes < 0 ? null : this.#room.subarray(0, bytes);
   }
 
@@ -161,7 +162,7 @@ export class TunTwin implements Disposable {
 
   [Symbol.dispose](): void {
     close(this.fd);
-    close(this.#kernelFd);
+    close(this.kernelFd);
   }
 }
 
@@ -263,7 +264,7 @@ export class UdpEnd implements Disposable {
   }
 }
 
-function portOf(fd: number): number {
+export function portOf(fd: number): number {
   const block = new SharedArrayBuffer(64);
   const view = new DataView(block);
   view.setUint32(32, SOCKADDR_BYTES, true);
@@ -283,13 +284,13 @@ export const US = { mac: '02:00:00:00:00:01', node4: '10.244.1.0', node6: 'fd00:
 export const MAC_A = '02:00:00:00:00:0a';
 export const MAC_B = '02:00:00:00:00:0b';
 
-const loopback = (host: number): string =>
+export const loopback = (host: number): string =>
   `127.${(process.pid >> 8) & 0xff}.${process.pid & 0xff}.${host}`;
 
 const underlayOf = (family: Family, host: number): IpAddress =>
   parseAddress(family === 4 ? loopback(host) : '::1');
 
-function peer(name: string, subnet: number, mac: string, address: IpAddress): Peer {
+export function peerOf(name: string, subnet: number, mac: string, address: IpAddress): Peer {
   const hop = { address, mac: parseMac(mac) };
   return {
     name,
@@ -310,13 +311,15 @@ export function stateOf(a: IpAddress, b: IpAddress): OverlayState {
     mac: parseMac(US.mac),
     mtuBytes: 1450,
     forwarding: true,
-    peers: [peer('A', 2, MAC_A, a), peer('B', 3, MAC_B, b)],
+    peers: [peerOf('A', 2, MAC_A, a), peerOf('B', 3, MAC_B, b)],
   };
 }
 
 export const ALL_OFFLOADS: Offloads = {
   tunTso: true,
   tunUso: true,
+  // Needs a TAP, and so root: test/overlay has its tests.
+  tunnelGso: false,
   udpGso: true,
   udpGro: true,
   batch: true,
@@ -375,10 +378,14 @@ export class IngressPath implements Disposable {
       this.tun.fd,
       offloads.tunTso,
     );
-    this.#coalescer = createCoalescer(this.arena, this.#counters, checksum, writer, {
-      tcp: offloads.coalesce && offloads.tunTso,
-      udp: offloads.coalesce && offloads.tunUso,
-    });
+    this.#coalescer = createCoalescer(
+      this.arena,
+      this.#counters,
+      checksum,
+      this.#peers,
+      writer,
+      offloads,
+    );
     this.#ingress = createIngress(
       this.arena,
       this.#peers,
@@ -399,9 +406,9 @@ export class IngressPath implements Disposable {
   }
 
   /** A datagram that lies at `at` .. `end` of the arena. */
-  takeAt(at: number, end: number, ecn: number): Drop {
+  takeAt(at: number, end: number, ecn: number, gsoSize = 0): Drop {
     this.#counters[Counter.udpDatagrams]!++;
-    const drop = this.#ingress(at, end, ecn, this.#sourceAt);
+    const drop = this.#ingress(at, end, ecn, this.#sourceAt, gsoSize);
     if (drop !== Drop.none) this.#counters[drop]!++;
     return drop;
   }
@@ -477,7 +484,7 @@ export class Wire implements Disposable {
     if (offloads.udpGro) enableGro(receiver);
     const senders = Array.from({ length: options.senders ?? 4 }, () => openSender(this.#address));
     const wakeFd = eventfd(0, EFD_NONBLOCK_CLOEXEC);
-    this.#fds = [receiver, ...senders, wakeFd];
+    this.#fds = [receiver, ...senders.map(({ fd }) => fd), wakeFd];
     this.#state = {
       ...stateOf(underlayOf(family, 2), underlayOf(family, 3)),
       ...options.state,
@@ -488,6 +495,7 @@ export class Wire implements Disposable {
       receiver6: family === 6 ? receiver : null,
       senders4: family === 4 ? senders : [],
       senders6: family === 6 ? senders : [],
+      tunnel: null,
       wakeFd,
       port: this.#port,
       offloads,
