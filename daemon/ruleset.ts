@@ -35,6 +35,8 @@ export interface Ruleset {
 
 export const NFT_FAMILY = 'inet';
 export const NFT_TABLE = 'weft';
+/** Packets of the tunnel TAP that left the host (tunnel-guard.ts). */
+export const TUNNEL_COUNTER = 'tunnel_left';
 /** Gone, whether it was there or not. */
 export const deleteTable = `add table ${NFT_FAMILY} ${NFT_TABLE}\ndelete table ${NFT_FAMILY} ${NFT_TABLE}\n`;
 
@@ -83,7 +85,8 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
   const blocks = blocksOf(inputs);
   const refuse = 'counter name vxlan_from_pod drop';
   // The packet path's own device for whole tunnel packets sends from our address by design.
-  const trusted = `{ "lo", "${iface}", "${tunnelTapName(tunName)}" }`;
+  const tap = tunnelTapName(tunName);
+  const trusted = `{ "lo", "${iface}", "${tap}" }`;
   const forged = `udp dport ${port} iifname != ${trusted} fib saddr . iif oif missing ${refuse}`;
   const chains: { name: string; hook: string; rules: string[] }[] = [
     {
@@ -109,6 +112,19 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
       ],
     },
   ];
+  chains.push(
+    // Nobody answers a datagram of a tunnel: connection tracking would only cost.
+    {
+      name: 'tunnel_in',
+      hook: 'type filter hook prerouting priority raw',
+      rules: [`iifname "${tap}" notrack`],
+    },
+    {
+      name: 'tunnel_out',
+      hook: 'type filter hook postrouting priority filter + 10',
+      rules: [`iifname "${tap}" counter name ${TUNNEL_COUNTER}`],
+    },
+  );
   if (inputs.ipMasq) {
     chains.push({
       name: 'postrouting',
@@ -125,6 +141,7 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
   const text = [
     `${deleteTable}table ${NFT_FAMILY} ${NFT_TABLE} {`,
     '  counter vxlan_from_pod { }',
+    `  counter ${TUNNEL_COUNTER} { }`,
     ...chains.map((it) => chain(it.name, it.hook, it.rules)),
     '}\n',
   ].join('\n');
