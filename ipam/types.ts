@@ -40,7 +40,7 @@ export interface NodeIdentity {
 
 /** One entry below `<prefix>/subnets/`, checked. At least one subnet is present. */
 export interface NodeLease extends NodeIdentity {
-  /** The key's last part, `10.5.52.0-24` or `10.5.52.0-24&fd00:5--64`; unique. */
+  /** The key's last part, `10.5.52.0-24` or `10.5.52.0-24&fd00:5::-64`; unique. */
   readonly key: string;
   readonly subnet4: Cidr4 | null;
   readonly subnet6: Cidr6 | null;

@@ -12,7 +12,7 @@ const libc = koffi.load(null);
 type Call<A extends number[]> = (...args: A) => number;
 
 function bind<A extends number[]>(prototype: string): Call<A> {
-  return libc.func(prototype) as unknown as Call<A>;
+  return libc.func(prototype) as Call<A>;
 }
 
 export const errno = (): number => koffi.errno();
@@ -22,6 +22,7 @@ export const addressOf = (buffer: ArrayBufferLike): number =>
   Number(koffi.address(new Uint8Array(buffer)));
 
 export const close = bind<[fd: number]>('int close(int)');
+export const flock = bind<[fd: number, operation: number]>('int flock(int, int)');
 export const ioctl = bind<[fd: number, request: number, argument: number]>(
   'int ioctl(int, unsigned long, uintptr_t)',
 );
@@ -49,6 +50,9 @@ export const setsockopt = bind<
 export const getsockopt = bind<
   [fd: number, level: number, name: number, value: number, bytes: number]
 >('int getsockopt(int, int, int, uintptr_t, uintptr_t)');
+export const getsockname = bind<[fd: number, address: number, bytes: number]>(
+  'int getsockname(int, uintptr_t, uintptr_t)',
+);
 export const sendmsg = bind<[fd: number, message: number, flags: number]>(
   'intptr_t sendmsg(int, uintptr_t, int)',
 );
@@ -62,4 +66,3 @@ export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsig
 export const madvise = bind<[address: number, bytes: number, advice: number]>(
   'int madvise(uintptr_t, uintptr_t, int)',
 );
-export const schedYield = bind<[]>('int sched_yield()');

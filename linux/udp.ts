@@ -13,6 +13,7 @@ import {
   close,
   connect,
   errno,
+  getsockname,
   getsockopt,
   setsockopt,
   socket,
@@ -126,18 +127,34 @@ export function openReceiver(address: IpAddress, port: number, shared: boolean):
 /** @returns false where the kernel has no UDP_GRO (before 5.0) */
 export const enableGro = (fd: number): boolean => setOption(fd, SOL_UDP, UDP_GRO, 1);
 
+export interface BoundSocket {
+  readonly fd: number;
+  readonly port: number;
+}
+
 /**
  * A socket to send from, with a source port of its own. It never receives: a filter that accepts no
  * byte drops whatever is sent to that port before it can fill a queue.
  */
-export function openSender(address: IpAddress): number {
+export function openSender(address: IpAddress): BoundSocket {
   const family = familyOf(address);
   const fd = openSocket(family);
   if (family === 4) setOption(fd, SOL_IP, IP_MTU_DISCOVER, PMTUDISC_DO);
   else setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO);
   refuseAll(fd);
   bindTo(fd, address, 0);
-  return fd;
+  return { fd, port: portOf(fd) };
+}
+
+/** The port that a socket is bound to. */
+export function portOf(fd: number): number {
+  const name = new DataView(new SharedArrayBuffer(SOCKADDR_BYTES + 4));
+  name.setUint32(SOCKADDR_BYTES, SOCKADDR_BYTES, true);
+  const at = addressOf(name.buffer);
+  if (getsockname(fd, at, at + SOCKADDR_BYTES) < 0) {
+    throw new SystemCallError('reading the port of a socket', errno());
+  }
+  return name.getUint16(2);
 }
 
 function refuseAll(fd: number): void {

@@ -37,15 +37,22 @@ import {
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, readUdpLength } from '../wire/udp.ts';
 import { Counter } from './counters.ts';
 import { pseudoSum } from './pseudo-header.ts';
+import type { Peers } from './peers.ts';
+import { type DatagramSink, createSegmenter } from './segment.ts';
+import { ENCAPSULATION_BYTES } from './snapshot.ts';
 import type { Gather, TunWriter } from './tun-writer.ts';
+import type { Offloads } from './types.ts';
 
 const FLOWS = 16;
 const SEGMENTS_MAX = 64;
 const PACKET_BYTES_MAX = 65535;
 
 export interface Coalescer {
-  /** Takes the checked IP packet of `bytes` at `ip`; it must stay put until `flush`. */
-  readonly add: (ip: number, bytes: number) => void;
+  /**
+   * Takes the checked IP packet of `bytes` at `ip`; it must stay put until `flush`.
+   * @param gsoSize payload of a segment where the packet is an unsegmented one, or 0: not known
+   */
+  readonly add: (ip: number, bytes: number, gsoSize: number) => void;
   readonly flush: () => void;
 }
 
@@ -72,10 +79,13 @@ export function createCoalescer(
   arena: Arena,
   counters: Float64Array,
   checksum: Checksum,
+  peers: Peers,
   writer: TunWriter,
-  coalesce: { readonly tcp: boolean; readonly udp: boolean },
+  offloads: Offloads,
 ): Coalescer {
   const { view } = arena;
+  const coalesceTcp = offloads.coalesce && offloads.tunTso;
+  const coalesceUdp = offloads.coalesce && offloads.tunUso;
   const flows: OpenFlow[] = Array.from({ length: FLOWS }, () => ({
     gather: writer.createGather(SEGMENTS_MAX),
     ip: 0,
@@ -89,10 +99,16 @@ export function createCoalescer(
     segments: 0,
     flags: 0,
   }));
+  const large = writer.createGather(1);
+  const segmentPiece = writer.createGather(2);
+  /** Where a TUN takes no large packets, they are cut as for the wire, and each piece is written. */
+  const pieces: DatagramSink = { append: writePiece };
+  const segmenter = createSegmenter(arena, checksum, 1, () => segmenter.reset());
+  let worst: Drop = Drop.none;
   let open = 0;
   let victim = 0;
 
-  function add(ip: number, bytes: number): void {
+  function add(ip: number, bytes: number, gsoSize: number): void {
     const isV4 = view.getUint8(ip) >>> 4 === 4;
     const ipHeader = isV4 ? (view.getUint8(ip) & 15) << 2 : IPV6_HEADER_BYTES;
     const protocol = view.getUint8(ip + (isV4 ? 9 : 6));
@@ -112,6 +128,15 @@ export function createCoalescer(
       return;
     }
     const flags = checksumState(ip, transport, transportBytes, protocol, header);
+    const mtu = peers.current().mtuBytes;
+    if (bytes > mtu) {
+      flush();
+      const piece = gsoSize > 0 ? gsoSize : mtu - ipHeader - header;
+      const large = protocol === PROTOCOL_TCP || gsoSize > 0;
+      if (flags === 0 || !large || piece <= 0) counters[Drop.oversized]!++;
+      else writeLarge(ip, ipHeader, protocol, header, bytes, piece);
+      return;
+    }
     const hash = hashOf(ip, isV4, transport);
     const flow = open === 0 ? null : findOpen(ip, isV4, transport, protocol, hash);
     const payload = transportBytes - header;
@@ -197,8 +222,8 @@ export function createCoalescer(
   ): boolean {
     if (payload <= 0 || flags === 0) return false;
     if (isV4 && ipHeader !== 20) return false;
-    if (protocol === PROTOCOL_UDP) return coalesce.udp;
-    return coalesce.tcp && (readTcpFlags(view, transport) & ~TCP_PSH) === TCP_ACK;
+    if (protocol === PROTOCOL_UDP) return coalesceUdp;
+    return coalesceTcp && (readTcpFlags(view, transport) & ~TCP_PSH) === TCP_ACK;
   }
 
   function continues(
@@ -312,34 +337,80 @@ export function createCoalescer(
     const { ip, ipHeader, protocol, segments } = flow;
     flow.ip = 0;
     open--;
-    const csumOffset = protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
     if (segments === 1) {
+      const csumOffset = protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
       count(writer.single(ip, flow.bytes, flow.flags, ipHeader, csumOffset), 1);
       return;
     }
     const transportBytes = flow.bytes - ipHeader;
-    let gsoType = VNET_GSO_UDP_L4;
     if (view.getUint8(ip) >>> 4 === 4) {
       view.setUint16(ip + 2, flow.bytes);
       finishIpv4Header(view, ip);
-      if (protocol === PROTOCOL_TCP) gsoType = VNET_GSO_TCPV4;
     } else {
       view.setUint16(ip + 4, transportBytes);
-      if (protocol === PROTOCOL_TCP) gsoType = VNET_GSO_TCPV6;
     }
     if (protocol === PROTOCOL_UDP) view.setUint16(ip + ipHeader + 4, transportBytes);
-    view.setUint16(ip + ipHeader + csumOffset, pseudoSum(view, ip, protocol, transportBytes));
-    writeVnetHeader(
-      view,
-      ip - VNET_HEADER_BYTES,
-      VNET_NEEDS_CSUM,
-      gsoType,
-      flow.header,
-      flow.segmentBytes,
-      ipHeader,
-      csumOffset,
-    );
+    writeGsoHeader(ip, ipHeader, protocol, flow.header, flow.bytes, flow.segmentBytes);
     count(writer.gathered(flow.gather, flow.bytes), segments);
+  }
+
+  /** For a packet of more than one segment; leaves its checksum to whoever takes it apart. */
+  function writeGsoHeader(
+    ip: number,
+    ipHeader: number,
+    protocol: number,
+    headers: number,
+    bytes: number,
+    piece: number,
+  ): void {
+    const csumOffset = protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
+    view.setUint16(ip + ipHeader + csumOffset, pseudoSum(view, ip, protocol, bytes - ipHeader));
+    let gsoType = VNET_GSO_UDP_L4;
+    if (protocol === PROTOCOL_TCP) {
+      gsoType = view.getUint8(ip) >>> 4 === 4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6;
+    }
+    const at = ip - VNET_HEADER_BYTES;
+    writeVnetHeader(view, at, VNET_NEEDS_CSUM, gsoType, headers, piece, ipHeader, csumOffset);
+  }
+
+  /**
+   * A packet that nobody has segmented, larger than the TUN takes as it is: a sender on this machine
+   * left it to a network device that was not there.
+   */
+  function writeLarge(
+    ip: number,
+    ipHeader: number,
+    protocol: number,
+    header: number,
+    bytes: number,
+    piece: number,
+  ): void {
+    if (protocol === PROTOCOL_TCP ? offloads.tunTso : offloads.tunUso) {
+      writeGsoHeader(ip, ipHeader, protocol, ipHeader + header, bytes, piece);
+      large.begin(ip, bytes);
+      count(writer.gathered(large, bytes), 1);
+      return;
+    }
+    worst = Drop.none;
+    segmenter.segment(ip, ipHeader, header, bytes, piece, 0, 0, pieces);
+    count(worst, 1);
+  }
+
+  function writePiece(
+    _hop: number,
+    _ecn: number,
+    headAt: number,
+    headBytes: number,
+    bodyAt: number,
+    bodyBytes: number,
+  ): void {
+    const ip = headAt + ENCAPSULATION_BYTES;
+    const ipBytes = headBytes - ENCAPSULATION_BYTES;
+    writeVnetHeader(view, ip - VNET_HEADER_BYTES, 0, 0, 0, 0, 0, 0);
+    segmentPiece.begin(ip, ipBytes);
+    segmentPiece.push(bodyAt, bodyBytes);
+    const drop = writer.gathered(segmentPiece, ipBytes + bodyBytes);
+    if (drop !== Drop.none) worst = drop;
   }
 
   function count(drop: Drop, segments: number): void {

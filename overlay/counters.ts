@@ -22,6 +22,7 @@ const names = [
   'udpSentDatagrams',
   'udpSentBytes',
   'udpSends',
+  'tunnelWrites',
   'udpDatagrams',
   'udpBytes',
   'udpReceives',

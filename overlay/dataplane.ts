@@ -6,26 +6,28 @@ import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { SystemCallError } from '../linux/errno.ts';
 import { errno, eventfd } from '../linux/libc.ts';
-import { openTun } from '../linux/tun.ts';
-import { enableGro, openReceiver, openSender, socketDrops } from '../linux/udp.ts';
-import type { IpAddress } from '../wire/address.ts';
+import { type TunnelTap, openTun, openTunnelTap, setUp } from '../linux/tun.ts';
+import {
+  type BoundSocket,
+  enableGro,
+  openReceiver,
+  openSender,
+  pathMtuBytes,
+  socketDrops,
+} from '../linux/udp.ts';
+import { type IpAddress, familyOf } from '../wire/address.ts';
 import { createCounters, sumCounters } from './counters.ts';
-import { CONTROL_GENERATION, CONTROL_STOP, CONTROL_WORDS } from './loop.ts';
-import { probeOffloads } from './probe.ts';
-import { compileSnapshot } from './snapshot.ts';
-import type {
-  Dataplane,
-  DataplaneEvent,
-  DataplaneOptions,
-  Offloads,
-  OverlayState,
-} from './types.ts';
-import type { WorkerStart } from './worker.ts';
+import { CONTROL_GENERATION, CONTROL_NO_TUNNEL, CONTROL_STOP, CONTROL_WORDS } from './loop.ts';
+import { acceptLocalSources, probeOffloads, tunnelTapName } from './probe.ts';
+import { compileSnapshot, overheadBytes } from './snapshot.ts';
+import type { Dataplane, DataplaneOptions, Offloads, OverlayState } from './types.ts';
+import type { WorkerMessage, WorkerStart } from './worker.ts';
 
 /** Outer source ports of one worker and family: enough for a receiver's queues to share the load. */
 const SOURCE_PORTS = 4;
-/** As long as the kernel believes a path MTU that it was told (net.ipv4.route.mtu_expires). */
-const PATH_MTU_EXPIRES_MS = 600_000;
+/** So many peers' path MTUs are looked up, so often: 10 us each. */
+const PATH_MTU_PEERS = 16;
+const PATH_MTU_INTERVAL_MS = 250;
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -33,6 +35,7 @@ interface Thread {
   readonly worker: Worker;
   readonly wakeFd: number;
   readonly snapshots: MessagePort;
+  readonly ready: Promise<void>;
   readonly exited: Promise<void>;
 }
 
@@ -41,14 +44,18 @@ export async function startDataplane(options: DataplaneOptions): Promise<Datapla
   const offloads = probeOffloads(options);
   const fds: number[] = [];
   try {
-    return open(options, offloads, fds);
+    return await open(options, offloads, fds);
   } catch (error) {
     for (const fd of fds) closeSync(fd);
     throw error;
   }
 }
 
-function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Dataplane {
+async function open(
+  options: DataplaneOptions,
+  wanted: Offloads,
+  fds: number[],
+): Promise<Dataplane> {
   const { workers, port } = options;
   const tun = openTun({
     name: options.tunName,
@@ -69,13 +76,15 @@ function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Datap
     if (offloads.udpGro) enableGro(fd);
     return fd;
   };
-  const senders = (address: IpAddress | null): number[] => {
+  const senders = (address: IpAddress | null): BoundSocket[] => {
     if (address === null) return [];
     const opened = Array.from({ length: SOURCE_PORTS }, () => openSender(address));
-    fds.push(...opened);
+    fds.push(...opened.map(({ fd }) => fd));
     return opened;
   };
-  const starts = tun.fds.map((tunFd): Omit<WorkerStart, 'control' | 'snapshots'> => {
+  const tap = wanted.tunnelGso ? openTap(options) : null;
+  fds.push(...(tap?.fds ?? []));
+  const starts = tun.fds.map((tunFd, index): Omit<WorkerStart, 'control' | 'snapshots'> => {
     const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
     fds.push(wakeFd);
@@ -85,6 +94,15 @@ function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Datap
       receiver6: receiver(options.underlay6),
       senders4: senders(options.underlay4),
       senders6: senders(options.underlay6),
+      tunnel:
+        tap === null
+          ? null
+          : {
+              tapFd: tap.fds[index]!,
+              macHigh: tap.macHigh,
+              macLow: tap.macLow,
+              source: options.underlay4!,
+            },
       wakeFd,
       port,
       offloads,
@@ -93,42 +111,57 @@ function open(options: DataplaneOptions, wanted: Offloads, fds: number[]): Datap
   });
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
   const threads = starts.map((start, index) => startThread(options, start, control, index));
+  await Promise.all(threads.map(({ ready }) => ready));
+  const pathMtus = createPathMtus(options.report);
+  const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
   let last: OverlayState | null = null;
 
-  const wake = (): void => {
+  const announce = (): void => {
+    Atomics.add(control, CONTROL_GENERATION, 1);
     for (const { wakeFd } of threads) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
   };
   const publish = (state: OverlayState): void => {
-    const snapshot = compileSnapshot(state, port, generation + 1);
+    const snapshot = compileSnapshot(state, port, generation + 1, pathMtus.of);
     generation++;
     last = state;
     for (const { snapshots } of threads) snapshots.postMessage(snapshot);
-    Atomics.store(control, CONTROL_GENERATION, generation);
-    wake();
+    announce();
   };
-  // Learned path MTUs live in the installed snapshot and go with it: what still holds is learned anew.
-  const forgetPathMtus = setInterval(() => {
-    if (last !== null) publish(last);
-  }, PATH_MTU_EXPIRES_MS);
-  forgetPathMtus.unref();
+  const watchPathMtus = setInterval(() => {
+    if (last !== null && pathMtus.look(last)) publish(last);
+  }, PATH_MTU_INTERVAL_MS);
+  watchPathMtus.unref();
 
   return {
     offloads,
     publish,
+    withdrawTunnelGso: (reason) => {
+      if (!offloads.tunnelGso || Atomics.exchange(control, CONTROL_NO_TUNNEL, 1) === 1) return;
+      announce();
+      options.report({ kind: 'offload-off', offload: 'tunnelGso', reason });
+    },
     counters: () => ({
       ...sumCounters(starts.map(({ counters }) => counters)),
       'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
-      'drop.tunQueueFull': deviceDrops(options.tunName),
+      'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
     stop: async () => {
-      clearInterval(forgetPathMtus);
+      clearInterval(watchPathMtus);
       Atomics.store(control, CONTROL_STOP, 1);
-      wake();
+      announce();
       await Promise.all(threads.map(({ exited }) => exited));
       for (const fd of fds) closeSync(fd);
     },
   };
+}
+
+function openTap(options: DataplaneOptions): TunnelTap {
+  const name = tunnelTapName(options.tunName);
+  const tap = openTunnelTap(name, options.workers);
+  acceptLocalSources(name);
+  setUp(name);
+  return tap;
 }
 
 function startThread(
@@ -144,18 +177,58 @@ function startThread(
     transferList: [port2],
     name: `weft-queue-${index}`,
   });
-  worker.on('message', (event: DataplaneEvent) => options.report(event));
+  const { promise: ready, resolve: isReady, reject: failed } = Promise.withResolvers<void>();
+  worker.on('message', (message: WorkerMessage) => {
+    if (message === 'ready') isReady();
+    else options.report(message);
+  });
   const exited = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());
   });
-  worker.on('error', (error) =>
-    options.report({
-      kind: 'worker-failed',
-      worker: index,
-      error: error instanceof Error ? error : new Error(String(error)),
-    }),
-  );
-  return { worker, wakeFd: start.wakeFd, snapshots: port1, exited };
+  worker.on('error', (thrown) => {
+    const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+    failed(error);
+    options.report({ kind: 'worker-failed', worker: index, error });
+  });
+  return { worker, wakeFd: start.wakeFd, snapshots: port1, ready, exited };
+}
+
+interface PathMtus {
+  /** Largest inner packet to an underlay address that is known to be smaller than the TUN's. */
+  readonly of: (address: IpAddress) => number;
+  /** Asks the kernel about the next few peers. @returns true when something has changed */
+  readonly look: (state: OverlayState) => boolean;
+}
+
+/**
+ * Path MTUs towards peers, as the kernel learns them from routers (RFC 1191, RFC 8201) and forgets them
+ * again. A worker whose send is refused learns one at once; a packet that goes by the tunnel TAP is
+ * refused by nobody on this host, so the kernel is asked as well.
+ */
+function createPathMtus(report: DataplaneOptions['report']): PathMtus {
+  const known = new Map<IpAddress, number>();
+  let next = 0;
+  return {
+    of: (address) => known.get(address) ?? Infinity,
+    look: ({ peers, mtuBytes }) => {
+      let changed = false;
+      for (let i = 0; i < Math.min(PATH_MTU_PEERS, peers.length); i++) {
+        const peer = peers[next++ % peers.length]!;
+        for (const address of peer.addresses) {
+          const inner = pathMtuBytes(address) - overheadBytes(familyOf(address));
+          if (inner > 0 && inner < mtuBytes) {
+            if (known.get(address) === inner) continue;
+            known.set(address, inner);
+            report({ kind: 'path-mtu', peer: peer.name, mtuBytes: inner });
+            changed = true;
+          } else if (known.delete(address)) {
+            changed = true;
+          }
+        }
+      }
+      return changed;
+    },
+  };
 }
 
 /** Packets the kernel dropped before a worker read them: the queue of the TUN was full (/proc/net/dev). */

@@ -15,6 +15,7 @@ import {
   readVnetCsumOffset,
   readVnetCsumStart,
   readVnetFlags,
+  readVnetGsoSize,
   readVnetGsoType,
 } from '../linux/tun.ts';
 import type { Checksum } from '../wire/checksum/checksum.ts';
@@ -40,14 +41,16 @@ import {
   readPayloadLength,
   readTrafficClass,
 } from '../wire/ipv6.ts';
+import { UDP_HEADER_BYTES } from '../wire/udp.ts';
 import type { IcmpErrors } from './icmp-errors.ts';
 import type { Peers } from './peers.ts';
-import type { Segmenter } from './segment.ts';
+import { type Segmenter, writeEncapsulation } from './segment.ts';
 import type { Sender } from './sender.ts';
 import { ENCAPSULATION_BYTES, HOP_BYTES, HOP_FAMILY, HOP_MTU } from './snapshot.ts';
+import type { TunnelGso } from './tunnel-gso.ts';
 
 /**
- * @param at    offset of the packet's vnet header in the arena; the 10 bytes before it are ours too
+ * @param at    offset of the packet's vnet header in the arena; the 76 bytes before it are ours too
  * @param bytes of the packet, without the vnet header
  * @returns     Drop.none, or why the packet went nowhere
  */
@@ -62,6 +65,8 @@ export function createEgress(
   /** Queues of each underlay family, a power of two of them or none. */
   senders4: readonly Sender[],
   senders6: readonly Sender[],
+  /** The way for large TCP packets over IPv4, or null: they are cut here. */
+  tunnel: TunnelGso | null,
 ): Egress {
   const { view, words } = arena;
 
@@ -139,9 +144,8 @@ export function createEgress(
     const mtu = words[(hop + HOP_MTU) >>> 2]!;
     const gsoType = readVnetGsoType(view, at);
     if (gsoType !== VNET_GSO_NONE) {
-      const segments = segmenter.segment(at, ip, header, total, hop, ecn, sender, mtu, mayFragment);
-      if (segments === Drop.tooBig) icmp.tooBig(ip, total, mtu);
-      return segments;
+      const piece = readVnetGsoSize(view, at);
+      return sendLarge(ip, header, total, gsoType, piece, hop, ecn, sender, mtu, mayFragment);
     }
     if ((readVnetFlags(view, at) & VNET_NEEDS_CSUM) !== 0) {
       const start = readVnetCsumStart(view, at);
@@ -158,8 +162,43 @@ export function createEgress(
       return Drop.tooBig;
     }
     const datagram = ip - ENCAPSULATION_BYTES;
-    segmenter.writeEncapsulation(datagram, hop);
+    writeEncapsulation(view, datagram, hop);
     sender.append(hop, ecn, datagram, ENCAPSULATION_BYTES + total, 0, 0);
+    return Drop.none;
+  }
+
+  function sendLarge(
+    ip: number,
+    ipHeader: number,
+    total: number,
+    gsoType: number,
+    gsoSize: number,
+    hop: number,
+    ecn: number,
+    sender: Sender,
+    mtu: number,
+    mayFragment: boolean,
+  ): Drop {
+    const header = segmenter.transportHeaderOf(ip, ipHeader, total, gsoType);
+    if (header === 0 || gsoSize === 0) return Drop.offloadHeader;
+    const isTcp = header !== UDP_HEADER_BYTES;
+    let piece = gsoSize;
+    if (ipHeader + header + piece > mtu) {
+      // TCP is a stream: where the sender allows fragments, smaller segments say the same.
+      if (!mayFragment || !isTcp || mtu <= ipHeader + header) {
+        icmp.tooBig(ip, total, mtu);
+        return Drop.tooBig;
+      }
+      piece = mtu - ipHeader - header;
+    }
+    if (isTcp && tunnel !== null && words[(hop + HOP_FAMILY) >>> 2] === 4) {
+      // What waits in the queue may belong to the same flow, and goes first.
+      sender.flush();
+      if (tunnel.write(ip, ipHeader, header, total, piece, hop, ecn, sender.sourcePort)) {
+        return Drop.none;
+      }
+    }
+    segmenter.segment(ip, ipHeader, header, total, piece, hop, ecn, sender);
     return Drop.none;
   }
 

@@ -50,9 +50,17 @@ import { ENCAPSULATION_BYTES } from './snapshot.ts';
  * @param end      offset after the datagram's last byte; nothing at or after it is read
  * @param outerEcn the outer ECN field, 0..3
  * @param sourceAt offset of the outer source address, 4 or 16 bytes
+ * @param gsoSize  payload bytes of a segment where the inner packet is an unsegmented one and the
+ *                 kernel has told, else 0
  * @returns        Drop.none, or why the packet went nowhere
  */
-export type Ingress = (at: number, end: number, outerEcn: number, sourceAt: number) => Drop;
+export type Ingress = (
+  at: number,
+  end: number,
+  outerEcn: number,
+  sourceAt: number,
+  gsoSize: number,
+) => Drop;
 
 export function createIngress(
   arena: Arena,
@@ -63,7 +71,13 @@ export function createIngress(
 ): Ingress {
   const { view } = arena;
 
-  function ingress(at: number, end: number, outerEcn: number, sourceAt: number): Drop {
+  function ingress(
+    at: number,
+    end: number,
+    outerEcn: number,
+    sourceAt: number,
+    gsoSize: number,
+  ): Drop {
     const snapshot = peers.current();
     if (end - at < ENCAPSULATION_BYTES) return Drop.truncated;
     if (!hasVni(view, at)) return Drop.flags;
@@ -78,12 +92,18 @@ export function createIngress(
     if (!snapshot.forwarding) return Drop.notForwarding;
     const ip = at + ENCAPSULATION_BYTES;
     const etherType = readEtherType(view, frame);
-    if (etherType === ETHERTYPE_IPV4) return ingress4(ip, end, outerEcn, sourceAt);
-    if (etherType === ETHERTYPE_IPV6) return ingress6(ip, end, outerEcn, sourceAt);
+    if (etherType === ETHERTYPE_IPV4) return ingress4(ip, end, outerEcn, sourceAt, gsoSize);
+    if (etherType === ETHERTYPE_IPV6) return ingress6(ip, end, outerEcn, sourceAt, gsoSize);
     return Drop.etherType;
   }
 
-  function ingress4(ip: number, end: number, outerEcn: number, sourceAt: number): Drop {
+  function ingress4(
+    ip: number,
+    end: number,
+    outerEcn: number,
+    sourceAt: number,
+    gsoSize: number,
+  ): Drop {
     const form = checkIpv4(view, ip, end);
     if (form !== Drop.none) return form;
     if (sumIpv4Header(view, ip) !== 0xffff) return Drop.ipChecksum;
@@ -106,11 +126,17 @@ export function createIngress(
       view.setUint8(ip + 1, (tos & ~ECN_MASK) | ecn);
       finishIpv4Header(view, ip);
     }
-    coalescer.add(ip, readTotalLength(view, ip));
+    coalescer.add(ip, readTotalLength(view, ip), gsoSize);
     return Drop.none;
   }
 
-  function ingress6(ip: number, end: number, outerEcn: number, sourceAt: number): Drop {
+  function ingress6(
+    ip: number,
+    end: number,
+    outerEcn: number,
+    sourceAt: number,
+    gsoSize: number,
+  ): Drop {
     const form = checkIpv6(view, ip, end);
     if (form !== Drop.none) return form;
     const sender = checkSender(peers.of6(ip + IPV6_SOURCE), sourceAt);
@@ -129,7 +155,7 @@ export function createIngress(
     if (ecn === ECN_DROP) return Drop.ecn;
     // The ECN field is bits 4 and 5 of the second byte.
     if (ecn !== inner) view.setUint8(ip + 1, (view.getUint8(ip + 1) & ~0x30) | (ecn << 4));
-    coalescer.add(ip, readPayloadLength(view, ip) + IPV6_HEADER_BYTES);
+    coalescer.add(ip, readPayloadLength(view, ip) + IPV6_HEADER_BYTES, gsoSize);
     return Drop.none;
   }
 

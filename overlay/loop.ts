@@ -8,7 +8,7 @@ import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
-import { pathMtuBytes } from '../linux/udp.ts';
+import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
@@ -21,13 +21,8 @@ import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
 import { createSegmenter } from './segment.ts';
 import { type Sender, type SenderOptions, createSender } from './sender.ts';
-import {
-  ENCAPSULATION_BYTES,
-  HOP_ADDRESS,
-  HOP_MTU,
-  OVERHEAD_BYTES_IPV4,
-  OVERHEAD_BYTES_IPV6,
-} from './snapshot.ts';
+import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
+import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
 
@@ -35,7 +30,9 @@ const PACKET_BYTES_MAX = 65535;
 /** Packets of one turn stand one after another here; large ones are sent before the cache forgets them. */
 const READ_BYTES = 128 << 10;
 const READ_PACKETS = 64;
-const HEADROOM = 64;
+/** Before each packet, for the headers of a tunnel packet; a whole number of cache lines. */
+const HEADROOM = 128;
+const SEGMENT_HEADERS = 2048;
 const ARENA_BYTES = 14 << 20;
 const IOVEC_BYTES = 16;
 const POLLFD_BYTES = 8;
@@ -45,7 +42,9 @@ const POLL_FAILED = 0x08 | 0x10 | 0x20;
 /** Words of the control block that the main thread shares with a worker. */
 export const CONTROL_STOP = 0;
 export const CONTROL_GENERATION = 1;
-export const CONTROL_WORDS = 2;
+/** Not 0: the tunnel TAP is not to be used. */
+export const CONTROL_NO_TUNNEL = 2;
+export const CONTROL_WORDS = 3;
 
 export interface LoopOptions {
   readonly tunFd: number;
@@ -53,8 +52,10 @@ export interface LoopOptions {
   readonly receiver4: number | null;
   readonly receiver6: number | null;
   /** Sending sockets, a power of two of them, or none. */
-  readonly senders4: readonly number[];
-  readonly senders6: readonly number[];
+  readonly senders4: readonly BoundSocket[];
+  readonly senders6: readonly BoundSocket[];
+  /** A TAP for whole tunnel packets over IPv4, or null. */
+  readonly tunnel: TunnelOptions | null;
   /** An eventfd that the main thread writes to after it has changed something. */
   readonly wakeFd: number;
   readonly port: number;
@@ -92,15 +93,13 @@ export function createLoop(options: LoopOptions): Loop {
   const vnetHeader = offloads.tunTso;
   const writer = createTunWriter(arena, counters, checksum, tunFd, vnetHeader);
   const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
-  const coalescer = createCoalescer(arena, counters, checksum, writer, {
-    tcp: offloads.coalesce && offloads.tunTso,
-    udp: offloads.coalesce && offloads.tunUso,
-  });
-  const senders4 = options.senders4.map((fd) => createQueue(fd, 4));
-  const senders6 = options.senders6.map((fd) => createQueue(fd, 6));
+  const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads);
+  const senders4 = options.senders4.map((it) => createQueue(it, 4));
+  const senders6 = options.senders6.map((it) => createQueue(it, 6));
   const senders = [...senders4, ...senders6];
-  const segmenter = createSegmenter(arena, checksum, flushSenders);
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders4, senders6);
+  const segmenter = createSegmenter(arena, checksum, SEGMENT_HEADERS, flushSenders);
+  const tunnel = options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel);
+  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders4, senders6, tunnel);
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
   if (options.receiver4 !== null) createUnderlay(options.receiver4, 4);
@@ -128,9 +127,10 @@ export function createLoop(options: LoopOptions): Loop {
   words[(wakeVectorAt + 8) >>> 2] = 8;
   let generation = 0;
 
-  function createQueue(fd: number, family: Family): Sender {
+  function createQueue(bound: BoundSocket, family: Family): Sender {
     return createSender(arena, counters, {
-      fd,
+      fd: bound.fd,
+      sourcePort: bound.port,
       family,
       gso: offloads.udpGso,
       batch: offloads.batch,
@@ -142,8 +142,14 @@ export function createLoop(options: LoopOptions): Loop {
 
   function createUnderlay(fd: number, family: Family): void {
     const ingress = createIngress(arena, peers, coalescer, family, options.port);
-    const onDatagram = (at: number, end: number, ecn: number, sourceAt: number): void => {
-      const drop = ingress(at, end, ecn, sourceAt);
+    const onDatagram = (
+      at: number,
+      end: number,
+      ecn: number,
+      sourceAt: number,
+      gsoSize: number,
+    ): void => {
+      const drop = ingress(at, end, ecn, sourceAt, gsoSize);
       if (drop !== Drop.none) counters[drop]!++;
     };
     receivers.push(
@@ -154,7 +160,6 @@ export function createLoop(options: LoopOptions): Loop {
 
   /** Asks the kernel what it has learned of the path, once per change, and tells the packet's sender. */
   function createPathMtu(family: Family): SenderOptions['onTooBig'] {
-    const overhead = family === 4 ? OVERHEAD_BYTES_IPV4 : OVERHEAD_BYTES_IPV6;
     const openPath = (hop: number): void => {
       const address = hop + HOP_ADDRESS;
       const outer = pathMtuBytes(
@@ -162,7 +167,7 @@ export function createLoop(options: LoopOptions): Loop {
           ? toIpv4(view.getUint32(address + 4))
           : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
       );
-      const inner = Math.max(outer - overhead, 0);
+      const inner = Math.max(outer - overheadBytes(family), 0);
       if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return;
       words[(hop + HOP_MTU) >>> 2] = inner;
       options.report({ kind: 'path-mtu', peer: peers.nameOf(peers.atHop(hop)), mtuBytes: inner });
@@ -215,6 +220,7 @@ export function createLoop(options: LoopOptions): Loop {
     const published = Atomics.load(control, CONTROL_GENERATION);
     if (published !== generation) {
       generation = published;
+      tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
       options.onChange(peers);
     }
     if (poll(pollAddress, pollCount, timeoutMs) <= 0) return false;

@@ -15,7 +15,10 @@ import {
 } from '../linux/udp.ts';
 import type { Family } from '../wire/address.ts';
 import { ECN_MASK } from '../wire/ecn.ts';
+import { readTotalLength } from '../wire/ipv4.ts';
+import { IPV6_HEADER_BYTES, readPayloadLength } from '../wire/ipv6.ts';
 import { Counter } from './counters.ts';
+import { ENCAPSULATION_BYTES } from './snapshot.ts';
 
 const MESSAGES = 64;
 /** The largest UDP payload, and then some: odd multiples of a cache line keep slots off each other's sets. */
@@ -49,8 +52,16 @@ export interface ReceiverOptions {
    * @param end      offset after its last
    * @param ecn      the outer ECN field, 0..3
    * @param sourceAt offset of the outer source address, 4 or 16 bytes
+   * @param gsoSize  of a datagram that nobody has segmented (see `isWhole`): payload bytes of a segment
+   *                 as the kernel tells them, or 0
    */
-  readonly onDatagram: (at: number, end: number, ecn: number, sourceAt: number) => void;
+  readonly onDatagram: (
+    at: number,
+    end: number,
+    ecn: number,
+    sourceAt: number,
+    gsoSize: number,
+  ) => void;
 }
 
 export function createReceiver(
@@ -131,13 +142,32 @@ export function createReceiver(
     counters[Counter.udpBytes]! += bytes;
     if (segment <= 0 || segment >= bytes) {
       counters[Counter.udpDatagrams]!++;
-      onDatagram(start, end, ecn, sourceAt);
+      onDatagram(start, end, ecn, sourceAt, 0);
+      return;
+    }
+    if (isWhole(start, bytes, segment)) {
+      counters[Counter.udpDatagrams]!++;
+      onDatagram(start, end, ecn, sourceAt, segment);
       return;
     }
     for (let p = start; p < end; p += segment) {
       counters[Counter.udpDatagrams]!++;
-      onDatagram(p, p + segment < end ? p + segment : end, ecn, sourceAt);
+      onDatagram(p, p + segment < end ? p + segment : end, ecn, sourceAt, 0);
     }
+  }
+
+  /**
+   * A tunnel packet from a sender on the same machine, segmented by nobody on the way: the size the
+   * kernel tells is then of the inner segments, and the first inner packet is longer than that.
+   */
+  function isWhole(start: number, bytes: number, segment: number): boolean {
+    const ip = start + ENCAPSULATION_BYTES;
+    if (bytes < ENCAPSULATION_BYTES + IPV6_HEADER_BYTES) return false;
+    const inner =
+      view.getUint8(ip) >>> 4 === 4
+        ? readTotalLength(view, ip)
+        : readPayloadLength(view, ip) + IPV6_HEADER_BYTES;
+    return ENCAPSULATION_BYTES + inner > segment;
   }
 
   return { receive, capacity };

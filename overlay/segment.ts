@@ -9,16 +9,8 @@
  *     packet    [ IP | TCP |   piece 0        |        piece 1         ] ...
  */
 import type { Arena } from '../linux/arena.ts';
-import {
-  VNET_GSO_ECN,
-  VNET_GSO_TCPV4,
-  VNET_GSO_TCPV6,
-  VNET_GSO_UDP_L4,
-  readVnetGsoSize,
-  readVnetGsoType,
-} from '../linux/tun.ts';
+import { VNET_GSO_ECN, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_GSO_UDP_L4 } from '../linux/tun.ts';
 import type { Checksum } from '../wire/checksum/checksum.ts';
-import { Drop } from '../wire/drop-reason.ts';
 import {
   IPV4_HEADER_BYTES,
   IPV4_MORE_FRAGMENTS,
@@ -41,30 +33,45 @@ import {
 } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES } from '../wire/udp.ts';
 import { fold, pseudoSum } from './pseudo-header.ts';
-import type { Sender } from './sender.ts';
 import { ENCAPSULATION_BYTES } from './snapshot.ts';
 
 /** Room for the longest header: encapsulation, IPv4 with options, TCP with options. */
 const HEADER_BYTES_MAX = 144;
-const HEADERS = 2048;
+
+/** Takes datagrams: a header, built here or found in place, and a piece of payload (body bytes > 0). */
+export interface DatagramSink {
+  readonly append: (
+    hop: number,
+    ecn: number,
+    headAt: number,
+    headBytes: number,
+    bodyAt: number,
+    bodyBytes: number,
+  ) => void;
+}
 
 export interface Segmenter {
   /**
-   * Cuts the packet at `ip` into segments of the size its vnet header asks for.
-   * @returns Drop.tooBig when a segment does not fit `mtu`, Drop.offloadHeader when the vnet header
-   *          contradicts the packet
+   * The bytes of the TCP or UDP header of a packet that is to be cut as `gsoType` says, or 0 where
+   * the packet contradicts it.
    */
-  readonly segment: (
-    vnet: number,
+  readonly transportHeaderOf: (
     ip: number,
     ipHeader: number,
     total: number,
+    gsoType: number,
+  ) => number;
+  /** Cuts TCP (a header of 20 bytes or more) or UDP into segments of at most `piece` payload bytes. */
+  readonly segment: (
+    ip: number,
+    ipHeader: number,
+    header: number,
+    total: number,
+    piece: number,
     hop: number,
     ecn: number,
-    sender: Sender,
-    mtu: number,
-    mayFragment: boolean,
-  ) => Drop;
+    sink: DatagramSink,
+  ) => void;
   /** Fragments an IPv4 packet. @returns false where no fragment could fit */
   readonly fragment: (
     ip: number,
@@ -72,22 +79,36 @@ export interface Segmenter {
     total: number,
     hop: number,
     ecn: number,
-    sender: Sender,
+    sink: DatagramSink,
     mtu: number,
   ) => boolean;
-  readonly writeEncapsulation: (at: number, hop: number) => void;
   /** The headers built so far have been sent. */
   readonly reset: () => void;
 }
 
-export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () => void): Segmenter {
+/** Copies a next hop's VXLAN and Ethernet headers. */
+export function writeEncapsulation(view: DataView, at: number, hop: number): void {
+  for (let i = 0; i < 20; i += 4) view.setInt32(at + i, view.getInt32(hop + i));
+  view.setUint16(at + 20, view.getUint16(hop + 20));
+}
+
+/**
+ * @param capacity headers that may wait to be sent
+ * @param flush    called when they are all in use; sends them and calls `reset`
+ */
+export function createSegmenter(
+  arena: Arena,
+  checksum: Checksum,
+  capacity: number,
+  flush: () => void,
+): Segmenter {
   const { view } = arena;
-  const headersAt = arena.take(HEADERS * HEADER_BYTES_MAX, 'segment headers');
-  const headersEnd = headersAt + (HEADERS - 1) * HEADER_BYTES_MAX;
+  const headersAt = arena.take(capacity * HEADER_BYTES_MAX, 'segment headers');
+  const headersEnd = headersAt + (capacity - 1) * HEADER_BYTES_MAX;
   let next = headersAt;
 
   function takeHeader(): number {
-    if (next > headersEnd) flushAll();
+    if (next > headersEnd) flush();
     const at = next;
     next += HEADER_BYTES_MAX;
     return at;
@@ -97,52 +118,37 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
     next = headersAt;
   }
 
-  function writeEncapsulation(at: number, hop: number): void {
-    for (let i = 0; i < 20; i += 4) view.setInt32(at + i, view.getInt32(hop + i));
-    view.setUint16(at + 20, view.getUint16(hop + 20));
-  }
-
   /** Headers are copied by words; the room after each is ours, and the source has a payload behind. */
   function copyHeader(to: number, from: number, bytes: number): void {
     for (let i = 0; i < bytes; i += 4) view.setInt32(to + i, view.getInt32(from + i));
   }
 
-  function segment(
-    vnet: number,
-    ip: number,
-    ipHeader: number,
-    total: number,
-    hop: number,
-    ecn: number,
-    sender: Sender,
-    mtu: number,
-    mayFragment: boolean,
-  ): Drop {
+  function transportHeaderOf(ip: number, ipHeader: number, total: number, gsoType: number): number {
     const isV4 = view.getUint8(ip) >>> 4 === 4;
-    const gsoType = readVnetGsoType(view, vnet) & ~VNET_GSO_ECN;
     const protocol = isV4 ? readProtocol(view, ip) : readNextHeader(view, ip);
-    const transport = ip + ipHeader;
-    const isTcp = protocol === PROTOCOL_TCP;
+    const type = gsoType & ~VNET_GSO_ECN;
     let header = 0;
-    if (isTcp && gsoType === (isV4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6)) {
-      if (total >= ipHeader + TCP_HEADER_BYTES) {
-        header = readDataOffsetBytes(view, transport);
-        if (header < TCP_HEADER_BYTES) header = 0;
-      }
-    } else if (protocol === PROTOCOL_UDP && gsoType === VNET_GSO_UDP_L4) {
+    if (protocol === PROTOCOL_TCP && type === (isV4 ? VNET_GSO_TCPV4 : VNET_GSO_TCPV6)) {
+      if (total > ipHeader + TCP_HEADER_BYTES) header = readDataOffsetBytes(view, ip + ipHeader);
+      if (header < TCP_HEADER_BYTES) return 0;
+    } else if (protocol === PROTOCOL_UDP && type === VNET_GSO_UDP_L4) {
       header = UDP_HEADER_BYTES;
     }
-    const headers = ipHeader + header;
-    let piece = readVnetGsoSize(view, vnet);
-    if (header === 0 || piece === 0 || total <= headers) return Drop.offloadHeader;
-    if (headers + piece > mtu) {
-      // TCP is a stream: where the sender allows fragments, smaller segments say the same.
-      if (!mayFragment || !isTcp || mtu <= headers) return Drop.tooBig;
-      piece = mtu - headers;
-    }
-    if (isTcp) segmentTcp(ip, ipHeader, header, total, isV4, piece, hop, ecn, sender);
-    else segmentUdp(ip, ipHeader, total, isV4, piece, hop, ecn, sender);
-    return Drop.none;
+    return total > ipHeader + header ? header : 0;
+  }
+
+  function segment(
+    ip: number,
+    ipHeader: number,
+    header: number,
+    total: number,
+    piece: number,
+    hop: number,
+    ecn: number,
+    sink: DatagramSink,
+  ): void {
+    if (header === UDP_HEADER_BYTES) segmentUdp(ip, ipHeader, total, piece, hop, ecn, sink);
+    else segmentTcp(ip, ipHeader, header, total, piece, hop, ecn, sink);
   }
 
   function segmentTcp(
@@ -150,12 +156,12 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
     ipHeader: number,
     tcpHeader: number,
     total: number,
-    isV4: boolean,
     piece: number,
     hop: number,
     ecn: number,
-    sender: Sender,
+    sink: DatagramSink,
   ): void {
+    const isV4 = view.getUint8(ip) >>> 4 === 4;
     const headers = ipHeader + tcpHeader;
     const transport = ip + ipHeader;
     const end = ip + total;
@@ -180,7 +186,7 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
       let segmentFlags = flags;
       if (payload + length < end) segmentFlags &= ~(TCP_FIN | TCP_PSH);
       if (index > 0) segmentFlags &= ~TCP_CWR;
-      writeEncapsulation(at, hop);
+      writeEncapsulation(view, at, hop);
       copyHeader(to, ip, headers);
       view.setUint32(tcp + 4, sequence);
       view.setUint8(tcp + 13, segmentFlags);
@@ -191,7 +197,7 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
       );
       view.setUint16(tcp + TCP_CHECKSUM, ~sum & 0xffff);
       finishIp(to, isV4, ipHeader, tcpHeader + length, firstId + index);
-      sender.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
+      sink.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
       index++;
     }
   }
@@ -200,12 +206,12 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
     ip: number,
     ipHeader: number,
     total: number,
-    isV4: boolean,
     piece: number,
     hop: number,
     ecn: number,
-    sender: Sender,
+    sink: DatagramSink,
   ): void {
+    const isV4 = view.getUint8(ip) >>> 4 === 4;
     const headers = ipHeader + UDP_HEADER_BYTES;
     const transport = ip + ipHeader;
     const end = ip + total;
@@ -221,14 +227,14 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
       const at = takeHeader();
       const to = at + ENCAPSULATION_BYTES;
       const udp = to + ipHeader;
-      writeEncapsulation(at, hop);
+      writeEncapsulation(view, at, hop);
       copyHeader(to, ip, headers);
       view.setUint16(udp + 4, udpLength);
       // The length stands in the pseudo-header and in the header.
       const sum = checksum(payload, length, fold(constant) + 2 * udpLength);
       view.setUint16(udp + UDP_CHECKSUM, ~sum & 0xffff || 0xffff);
       finishIp(to, isV4, ipHeader, udpLength, firstId + index);
-      sender.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
+      sink.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
       index++;
     }
   }
@@ -255,7 +261,7 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
     total: number,
     hop: number,
     ecn: number,
-    sender: Sender,
+    sink: DatagramSink,
     mtu: number,
   ): boolean {
     // Every fragment but the last carries a multiple of eight bytes. Options are copied to all: those
@@ -270,16 +276,16 @@ export function createSegmenter(arena: Arena, checksum: Checksum, flushAll: () =
       const at = takeHeader();
       const to = at + ENCAPSULATION_BYTES;
       const more = payload + length < end ? IPV4_MORE_FRAGMENTS : word & IPV4_MORE_FRAGMENTS;
-      writeEncapsulation(at, hop);
+      writeEncapsulation(view, at, hop);
       copyHeader(to, ip, ipHeader);
       view.setUint16(to + 2, ipHeader + length);
       view.setUint16(to + 6, more | offset);
       finishIpv4Header(view, to);
-      sender.append(hop, ecn, at, ENCAPSULATION_BYTES + ipHeader, payload, length);
+      sink.append(hop, ecn, at, ENCAPSULATION_BYTES + ipHeader, payload, length);
       offset += piece >>> 3;
     }
     return true;
   }
 
-  return { segment, fragment, writeEncapsulation, reset };
+  return { transportHeaderOf, segment, fragment, reset };
 }

@@ -33,6 +33,7 @@ const CONTROL_BYTES = 24;
 
 export interface SenderOptions {
   readonly fd: number;
+  readonly sourcePort: number;
   readonly family: Family;
   readonly gso: boolean;
   readonly batch: boolean;
@@ -62,6 +63,8 @@ export interface Sender {
     bodyBytes: number,
   ) => void;
   readonly flush: () => void;
+  /** The outer UDP source port. */
+  readonly sourcePort: number;
 }
 
 export function createSender(arena: Arena, counters: Float64Array, options: SenderOptions): Sender {
@@ -275,5 +278,5 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
     words[(message + 24) >>> 2] = total;
   }
 
-  return { append, flush };
+  return { append, flush, sourcePort: options.sourcePort };
 }

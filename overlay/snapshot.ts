@@ -2,7 +2,7 @@
  * The published state, compiled to flat tables for the workers. A snapshot is made once on the main
  * thread, copied to every worker, and swapped in whole between two batches; nothing patches one.
  */
-import { type IpAddress, familyOf, formatAddress, ipv6Words } from '../wire/address.ts';
+import { type Family, type IpAddress, familyOf, ipv6Words } from '../wire/address.ts';
 import { type Cidr, cidrsOverlap, formatCidr, lastOf } from '../wire/cidr.ts';
 import {
   ETHERNET_HEADER_BYTES,
@@ -17,8 +17,10 @@ import type { NextHop, OverlayState, Peer } from './types.ts';
 /** VXLAN and inner Ethernet headers: what stands before every inner IP packet. */
 export const ENCAPSULATION_BYTES = VXLAN_HEADER_BYTES + ETHERNET_HEADER_BYTES;
 /** IP, UDP, VXLAN and Ethernet around an inner packet (RFC 7348 section 5). */
-export const OVERHEAD_BYTES_IPV4 = 20 + 8 + ENCAPSULATION_BYTES;
-export const OVERHEAD_BYTES_IPV6 = 40 + 8 + ENCAPSULATION_BYTES;
+const OVERHEAD_BYTES_IPV4 = 20 + 8 + ENCAPSULATION_BYTES;
+const OVERHEAD_BYTES_IPV6 = 40 + 8 + ENCAPSULATION_BYTES;
+export const overheadBytes = (family: Family): number =>
+  family === 4 ? OVERHEAD_BYTES_IPV4 : OVERHEAD_BYTES_IPV6;
 
 /** The arena has room for this many. */
 export const PEERS_MAX = 8192;
@@ -42,6 +44,8 @@ export interface Snapshot {
   readonly generation: number;
   readonly vni: number;
   readonly forwarding: boolean;
+  /** Of the TUN. */
+  readonly mtuBytes: number;
   /** Our MAC, as high 16 and low 32 bits. */
   readonly macHigh: number;
   readonly macLow: number;
@@ -72,6 +76,7 @@ export const EMPTY_SNAPSHOT: Snapshot = {
   generation: 0,
   vni: 0,
   forwarding: false,
+  mtuBytes: 65535,
   macHigh: 0,
   macLow: 0,
   own4: Uint32Array.of(1, 0),
@@ -91,10 +96,16 @@ export class SnapshotError extends Error {
 }
 
 /**
- * @param mtuOf largest inner packet towards an underlay address, bytes
+ * @param port   outer UDP destination port
+ * @param mtuOf  largest inner packet that the path to an underlay address takes, bytes
  * @throws SnapshotError; the earlier snapshot then stays in force
  */
-export function compileSnapshot(state: OverlayState, port: number, generation: number): Snapshot {
+export function compileSnapshot(
+  state: OverlayState,
+  port: number,
+  generation: number,
+  mtuOf: (address: IpAddress) => number = () => Infinity,
+): Snapshot {
   const { peers } = state;
   if (peers.length > PEERS_MAX) {
     throw new SnapshotError(`${peers.length} peers; this build has room for ${PEERS_MAX}`);
@@ -103,8 +114,16 @@ export function compileSnapshot(state: OverlayState, port: number, generation: n
   const hopsView = new DataView(hops.buffer);
   const sources = new Uint32Array(peers.length * SOURCE_WORDS);
   peers.forEach((peer, index) => {
-    writeHop(hopsView, index * 2 * HOP_BYTES, peer.nextHop4, ETHERTYPE_IPV4, state, port);
-    writeHop(hopsView, (index * 2 + 1) * HOP_BYTES, peer.nextHop6, ETHERTYPE_IPV6, state, port);
+    writeHop(hopsView, index * 2 * HOP_BYTES, peer.nextHop4, ETHERTYPE_IPV4, state, port, mtuOf);
+    writeHop(
+      hopsView,
+      (index * 2 + 1) * HOP_BYTES,
+      peer.nextHop6,
+      ETHERTYPE_IPV6,
+      state,
+      port,
+      mtuOf,
+    );
     for (const address of peer.addresses) {
       sources.set(wordsOf(address), index * SOURCE_WORDS + (typeof address === 'number' ? 0 : 1));
     }
@@ -113,6 +132,7 @@ export function compileSnapshot(state: OverlayState, port: number, generation: n
     generation,
     vni: state.vni,
     forwarding: state.forwarding,
+    mtuBytes: state.mtuBytes,
     macHigh: Math.floor(state.mac / 2 ** 32),
     macLow: state.mac % 2 ** 32,
     own4: rangeOf(state.subnet4, EMPTY_SNAPSHOT.own4),
@@ -165,6 +185,7 @@ function writeHop(
   etherType: number,
   state: OverlayState,
   port: number,
+  mtuOf: (address: IpAddress) => number,
 ): void {
   if (hop === null) return;
   writeVxlan(view, at, state.vni);
@@ -174,9 +195,5 @@ function writeHop(
   const length = writeSockaddr(sockaddr, 0, hop.address, port);
   view.setUint32(at + HOP_ADDRESS_LENGTH, length, true);
   for (let i = 0; i < length; i++) view.setUint8(at + HOP_ADDRESS + i, sockaddr.getUint8(i));
-  view.setUint32(at + HOP_MTU, state.mtuBytes, true);
+  view.setUint32(at + HOP_MTU, Math.min(state.mtuBytes, mtuOf(hop.address)), true);
 }
-
-/** For messages: the underlay address of a next hop. */
-export const describePeer = (peer: Peer): string =>
-  `${peer.name} (${peer.addresses.map(formatAddress).join(', ')})`;

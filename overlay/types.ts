@@ -41,6 +41,11 @@ export interface Offloads {
   readonly tunTso: boolean;
   /** UDP segmentation offload on the TUN (Linux 6.2). Needs tunTso. */
   readonly tunUso: boolean;
+  /**
+   * Large TCP packets leave as one tunnel packet that the kernel or the network device segments
+   * (Linux 6.17; IPv4 underlay). Needs tunTso, and a host that forwards.
+   */
+  readonly tunnelGso: boolean;
   /** Many datagrams in one send (UDP_SEGMENT). */
   readonly udpGso: boolean;
   /** Many datagrams in one receive (UDP_GRO). */
@@ -73,7 +78,14 @@ export type DataplaneEvent =
 export interface Dataplane {
   /** The rungs in use after the start-up tests. */
   readonly offloads: Offloads;
+  /** @throws SnapshotError; the state published before stays in force */
   publish(state: OverlayState): void;
+  /**
+   * Stops the use of the tunnel TAP: what it writes does not arrive. The host's firewall may drop it
+   * on its way through, which the packet path cannot see; compare the counter `tunnelWrites` with
+   * what leaves the host.
+   */
+  withdrawTunnelGso(reason: string): void;
   /** Sums over workers, by name: packets and bytes in and out, and one counter per drop reason. */
   counters(): Readonly<Record<string, number>>;
   stop(): Promise<void>;

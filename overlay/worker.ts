@@ -14,6 +14,9 @@ export interface WorkerStart extends Omit<LoopOptions, 'onChange' | 'report'> {
   readonly snapshots: MessagePort;
 }
 
+/** `ready` comes first: the worker is about to wait for packets. */
+export type WorkerMessage = DataplaneEvent | 'ready';
+
 const { snapshots, ...start } = workerData as WorkerStart;
 
 const loop = createLoop({
@@ -22,7 +25,7 @@ const loop = createLoop({
     // Several may have come since: only the last one counts.
     let last: Snapshot | undefined;
     for (;;) {
-      const received = receiveMessageOnPort(snapshots) as { message: Snapshot } | undefined;
+      const received: { message: Snapshot } | undefined = receiveMessageOnPort(snapshots);
       if (received === undefined) break;
       last = received.message;
     }
@@ -30,5 +33,6 @@ const loop = createLoop({
   },
   report: (event: DataplaneEvent) => parentPort?.postMessage(event),
 });
+parentPort?.postMessage('ready' satisfies WorkerMessage);
 loop.run();
 snapshots.close();

@@ -67,6 +67,12 @@ const imports: readonly [name: string, file: string, source: string, complaints:
   ['anything from test/', 'test/lab/lab.ts', "import { x } from '../../daemon/main.ts';", 0],
   ['a folder that has no rank', 'helpers/x.ts', '', 1],
   ['to a folder that has no rank', 'daemon/x.ts', "import { x } from '../helpers/x.ts';", 1],
+  [
+    'package.json',
+    'daemon/version.ts',
+    "import x from '../package.json' with { type: 'json' };",
+    0,
+  ],
   ['policy table', 'overlay/flows.ts', "import { x } from '../policy/table.ts';", 0],
   ['policy compiler', 'overlay/flows.ts', "import { x } from '../policy/compile.ts';", 1],
   ['policy compiler, by daemon', 'daemon/x.ts', "import { x } from '../policy/compile.ts';", 0],

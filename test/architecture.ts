@@ -45,7 +45,7 @@ export function importComplaints(file: string, source: string): string[] {
     const complain = (why: string) => complaints.push(`${file} imports ${target}: ${why}`);
     if (targetFolder === '..') {
       complain('outside of the repository');
-    } else if (OUTER_FOLDERS.has(folder) || targetFolder === folder) {
+    } else if (OUTER_FOLDERS.has(folder) || targetFolder === folder || targetFolder === '') {
       continue;
     } else if (OUTER_FOLDERS.has(targetFolder)) {
       if (!isTest) complain(`only tests import from ${targetFolder}/`);

@@ -19,19 +19,20 @@ export const Drop = {
   nested: 11,
   ecn: 12,
   ttl: 13,
+  oversized: 14,
   // A packet from a pod or from this node.
-  notOurSource: 14,
-  noPeer: 15,
-  noPod: 16,
-  multicast: 17,
-  tooBig: 18,
-  offloadHeader: 19,
+  notOurSource: 15,
+  noPeer: 16,
+  noPod: 17,
+  multicast: 18,
+  tooBig: 19,
+  offloadHeader: 20,
   // Either direction.
-  notForwarding: 20,
-  sendQueueFull: 21,
-  sendFailed: 22,
-  tunDown: 23,
-  tunWriteFailed: 24,
+  notForwarding: 21,
+  sendQueueFull: 22,
+  sendFailed: 23,
+  tunDown: 24,
+  tunWriteFailed: 25,
 } as const;
 
 export type Drop = (typeof Drop)[keyof typeof Drop];

@@ -17,9 +17,6 @@ export const readId = (view: DataView, at: number): number => view.getUint16(at 
 export const readFragmentWord = (view: DataView, at: number): number => view.getUint16(at + 6);
 export const readTtl = (view: DataView, at: number): number => view.getUint8(at + 8);
 export const readProtocol = (view: DataView, at: number): number => view.getUint8(at + 9);
-export const readSource = (view: DataView, at: number): number => view.getUint32(at + IPV4_SOURCE);
-export const readDestination = (view: DataView, at: number): number =>
-  view.getUint32(at + IPV4_DESTINATION);
 export const isFragment = (view: DataView, at: number): boolean =>
   (view.getUint16(at + 6) & (IPV4_MORE_FRAGMENTS | FRAGMENT_OFFSET)) !== 0;
 export const fragmentOffsetBytes = (view: DataView, at: number): number =>

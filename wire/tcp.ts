@@ -11,7 +11,6 @@ export const TCP_CWR = 0x80;
 /** Source port in the upper half, destination port in the lower; UDP and SCTP have theirs there too. */
 export const readPorts = (view: DataView, at: number): number => view.getUint32(at);
 export const readSequence = (view: DataView, at: number): number => view.getUint32(at + 4);
-export const readAcknowledgement = (view: DataView, at: number): number => view.getUint32(at + 8);
 export const readDataOffsetBytes = (view: DataView, at: number): number =>
   (view.getUint8(at + 12) >>> 4) << 2;
 export const readTcpFlags = (view: DataView, at: number): number => view.getUint8(at + 13);

@@ -5,4 +5,3 @@ export const UDP_CHECKSUM = 6;
 
 export const readDestinationPort = (view: DataView, at: number): number => view.getUint16(at + 2);
 export const readUdpLength = (view: DataView, at: number): number => view.getUint16(at + 4);
-export const readUdpChecksum = (view: DataView, at: number): number => view.getUint16(at + 6);

@@ -26,7 +26,6 @@ export function toVni(value: number): Vni {
   return value as Vni;
 }
 
-export const readFlags = (view: DataView, at: number): number => view.getUint8(at);
 export const hasVni = (view: DataView, at: number): boolean => (view.getUint8(at) & 0x08) !== 0;
 export const readVni = (view: DataView, at: number): number => view.getUint32(at + 4) >>> 8;
 

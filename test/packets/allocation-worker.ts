@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { addressOf, close, eventfd, readv, writev } from '../../linux/libc.ts';
 import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
-import { enableGro, openReceiver, openSender } from '../../linux/udp.ts';
+import { enableGro, openReceiver, openSender, portOf } from '../../linux/udp.ts';
 import { type IpAddress, parseAddress } from '../../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
 import { parseMac } from '../../wire/mac.ts';
@@ -20,16 +20,7 @@ import { CONTROL_GENERATION, CONTROL_WORDS, type Loop, createLoop } from '../../
 import { compileSnapshot } from '../../overlay/snapshot.ts';
 import type { OverlayState } from '../../overlay/types.ts';
 import * as build from './build.ts';
-import {
-  ALL_OFFLOADS,
-  MAC_A,
-  TunTwin,
-  US,
-  loopback,
-  peerOf,
-  portOf,
-  stateOf,
-} from './wire-harness.ts';
+import { ALL_OFFLOADS, MAC_A, TunTwin, US, loopback, peerOf, stateOf } from './wire-harness.ts';
 
 export interface AllocationOrder {
   readonly datagrams: number;
@@ -66,6 +57,7 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
     receiver6: null,
     senders4,
     senders6: [],
+    tunnel: null,
     wakeFd,
     port,
     offloads,
@@ -77,7 +69,7 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
     },
   });
   control[CONTROL_GENERATION] = 1;
-  return { tun, loop, counters, fds: [receiver, wakeFd, ...senders4] };
+  return { tun, loop, counters, fds: [receiver, wakeFd, ...senders4.map(({ fd }) => fd)] };
 }
 
 const addresses = [parseAddress(loopback(21)), parseAddress(loopback(22))] as const;
@@ -117,7 +109,8 @@ function messageOf(packet: Buffer, gsoType: number): number {
   if (headerBytes > 0) {
     const view = new DataView(room.buffer, room.byteOffset);
     if (gsoType === 0) writeVnetHeader(view, 0, 1, 0, 0, 0, transport, csumOffset);
-    else writeVnetHeader(view, 0, 1, gsoType, build.payloadAt(packet), PIECE, transport, csumOffset);
+    else
+      writeVnetHeader(view, 0, 1, gsoType, build.payloadAt(packet), PIECE, transport, csumOffset);
   } else {
     build.finishTransport(packet);
   }

@@ -367,7 +367,7 @@ test('sockets: an empty datagram is counted as truncated', (t) => {
 });
 
 test('sockets: the largest datagram there is', (t) => {
-  using wire = new Wire();
+  using wire = new Wire({ state: { mtuBytes: 65535 } });
   const packet = build.udp(from4, build.payloadOf(65507 - 22 - 28));
   wire.fromPeer(wire.a, build.vxlan(toUs, packet));
   wire.settleDatagrams(1, 0);

@@ -1,0 +1,166 @@
+/**
+ * The daemon's API: HTTP with JSON over the unix socket `<state dir>/weft.sock`, mode 0600, and the
+ * health check over TCP. A route is a method, a path pattern and a function; what it throws as ApiError
+ * becomes the answer. The socket is the permission: whoever may open it may do everything.
+ */
+import { chmod, rm } from 'node:fs/promises';
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http';
+import type { ErrorMessage } from './messages.ts';
+
+export class ApiError extends Error {
+  override readonly name = 'ApiError';
+  readonly code: string;
+  readonly status: number;
+
+  constructor(status: number, code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export interface ApiRequest {
+  /** The pattern's named parts, decoded. */
+  readonly parts: Readonly<Record<string, string | undefined>>;
+  readonly query: URLSearchParams;
+}
+
+export interface ApiRoute {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  /** `/v1/leases/:key`: a part after a colon matches one segment. */
+  readonly path: string;
+  /** The answer's body; undefined is 204. */
+  readonly answer: (request: ApiRequest) => unknown;
+}
+
+/** An answer with a status of its own. */
+export class Answer {
+  readonly status: number;
+  readonly body: unknown;
+
+  constructor(status: number, body: unknown) {
+    this.status = status;
+    this.body = body;
+  }
+}
+
+function matchPath(pattern: string, path: string): Record<string, string> | null {
+  const wanted = pattern.split('/');
+  const given = path.split('/');
+  if (wanted.length !== given.length) return null;
+  const parts: Record<string, string> = {};
+  for (const [i, want] of wanted.entries()) {
+    const it = given[i]!;
+    if (want.startsWith(':')) {
+      try {
+        parts[want.slice(1)] = decodeURIComponent(it);
+      } catch {
+        // A stray "%" names nothing.
+        return null;
+      }
+    } else if (want !== it) return null;
+  }
+  return parts;
+}
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  const text = body === undefined ? '' : `${JSON.stringify(body)}\n`;
+  response.writeHead(body === undefined ? 204 : status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+  });
+  response.end(text);
+}
+
+async function answer(
+  routes: readonly ApiRoute[],
+  request: IncomingMessage,
+  response: ServerResponse,
+  onError: (error: unknown) => void,
+): Promise<void> {
+  try {
+    const { pathname, searchParams } = new URL(request.url ?? '/', 'http://weft');
+    const matches = routes.flatMap((route) => {
+      const parts = matchPath(route.path, pathname);
+      return parts === null ? [] : [{ route, parts }];
+    });
+    if (matches.length === 0) throw new ApiError(404, 'ERR_NO_ROUTE', 'there is nothing here');
+    const match = matches.find(({ route }) => route.method === request.method);
+    if (match === undefined) {
+      throw new ApiError(405, 'ERR_METHOD', `${request.method} does not apply here`);
+    }
+    const body = await match.route.answer({ parts: match.parts, query: searchParams });
+    if (body instanceof Answer) send(response, body.status, body.body);
+    else send(response, 200, body);
+  } catch (error) {
+    let status = 500;
+    let { code, message } = { code: 'ERR_INTERNAL', message: 'the daemon failed; see its log' };
+    if (error instanceof ApiError) ({ status, code, message } = error);
+    else onError(error);
+    send(response, status, { error: { code, message } } satisfies ErrorMessage);
+  }
+}
+
+export interface ListenOptions {
+  readonly routes: readonly ApiRoute[];
+  /** A route failed in a way it does not name. */
+  readonly onError: (error: unknown) => void;
+}
+
+function serverOf({ routes, onError }: ListenOptions): Server {
+  const server = createServer(
+    // Slow and half-open clients: none holds a connection without asking something.
+    {
+      requestTimeout: 10_000,
+      headersTimeout: 5_000,
+      keepAliveTimeout: 5_000,
+      maxHeaderSize: 8_192,
+    },
+    (request, response) => void answer(routes, request, response, onError),
+  );
+  server.maxConnections = 128;
+  return server;
+}
+
+async function listen(
+  server: Server,
+  where: { readonly path: string } | { readonly host: string; readonly port: number },
+): Promise<AsyncDisposable> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(where, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+  return {
+    [Symbol.asyncDispose]: async () => {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      // An answer on its way may still arrive; who asks slowly gets none.
+      const late = setTimeout(() => server.closeAllConnections(), 500);
+      await closed;
+      clearTimeout(late);
+    },
+  };
+}
+
+/** On a unix socket that only its owner can open. The caller holds the state directory's lock. */
+export async function listenOnSocket(
+  path: string,
+  options: ListenOptions,
+): Promise<AsyncDisposable> {
+  // Left by a daemon that was killed; a living one would hold the lock.
+  await rm(path, { force: true });
+  // The directory is 0700, so nobody gets in before the mode is set.
+  const listening = await listen(serverOf(options), { path });
+  await chmod(path, 0o600);
+  return listening;
+}
+
+/** On TCP, for the health check. */
+export const listenOnTcp = (
+  host: string,
+  port: number,
+  options: ListenOptions,
+): Promise<AsyncDisposable> => listen(serverOf(options), { host, port });

@@ -1,0 +1,581 @@
+/**
+ * The node's control plane. At the start, in this order: checks, our own etcd, network config, lease,
+ * subnet file, packet path (it opens the TUN), host state, publication, ready. Afterwards every event
+ * only marks the state dirty, and one loop brings packet path and host to what the state says.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type LeaseKeeper, type LeaseState, bootTimeMs, keepLease } from '../ipam/lease-keeper.ts';
+import { listLeases, releaseLease } from '../ipam/lease-list.ts';
+import { watchPeers } from '../ipam/peers.ts';
+import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
+import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
+import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
+import { type Store, StoreError } from '../store/store.ts';
+import { formatAddress, parseAddress } from '../wire/address.ts';
+import type { Mac } from '../wire/mac.ts';
+import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
+import { type Config, ConfigError, formatOffloads } from './config.ts';
+import { startDataplane } from '../overlay/dataplane.ts';
+import { type EtcdChild, startEtcd } from './etcd-child.ts';
+import { reconcileHost } from './host-state.ts';
+import type { Log } from './log.ts';
+import {
+  type LeaseMessage,
+  type LeasesMessage,
+  type StatusMessage,
+  addressText,
+  cidrText,
+  leaseMessage,
+} from './messages.ts';
+import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
+import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
+import { requireProgram } from './programs.ts';
+import {
+  lockStateDir,
+  readNode,
+  refuseBusyStateDir,
+  removeRuntimeFiles,
+  stateFiles,
+  writeNode,
+} from './state-dir.ts';
+import { type Underlay, readUnderlay } from './underlay.ts';
+import { VERSION } from './version.ts';
+
+/** The daemon cannot go on as it is; a new start takes up what changed. */
+export class DaemonError extends Error {
+  override readonly name = 'DaemonError';
+  readonly code = 'ERR_DAEMON';
+}
+
+/** Somebody may have flushed what we set: look again this often. */
+const RECONCILE_EVERY_MS = 30_000;
+/** After a failure. */
+const RECONCILE_AGAIN_MS = 2_000;
+
+/** Reads only. @throws ConfigError, MissingProgramError, StateDirBusyError */
+export async function checkHost(config: Config): Promise<Underlay> {
+  requireProgram('ip');
+  requireProgram('nft');
+  if (config.etcdEndpoints.length === 0) {
+    requireProgram('etcd', ', or name a cluster with --etcd-endpoints');
+  }
+  if (process.getuid?.() !== 0)
+    throw new ConfigError('the daemon makes interfaces: run it as root');
+  refuseBusyStateDir(config.stateDir);
+  return await readUnderlay(config);
+}
+
+/** What does not change while the daemon runs. */
+interface Fixed {
+  readonly network: NetworkConfig;
+  readonly addresses: Pick<NodeIdentity, 'publicIp4' | 'publicIp6'>;
+  readonly mac: Mac;
+  readonly mtuBytes: number;
+}
+
+/**
+ * Runs until the signal is aborted, or the lease is given back through the API.
+ * @throws ConfigError, MissingProgramError, StateDirBusyError, UnderlayError with the host untouched;
+ *         DaemonError when a new start is needed
+ */
+export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Promise<void> {
+  const underlay = await checkHost(config);
+  await new NodeDaemon(config, underlay, log).run(stop);
+}
+
+class NodeDaemon {
+  readonly #config: Config;
+  readonly #underlay: Underlay;
+  readonly #log: Log;
+  readonly #startedAt = new Date().toISOString();
+  /** Aborted by what ends the daemon from within; the reason is a DaemonError, or null. */
+  readonly #ending = new AbortController();
+  /** What the start waits for. */
+  #stage = 'starting';
+  #etcd: EtcdChild | null = null;
+  #store: Store | null = null;
+  #fixed: Fixed | null = null;
+  #keeper: LeaseKeeper | null = null;
+  #dataplane: Dataplane | null = null;
+  /** Null before the first full list. */
+  #peers: readonly NodeLease[] | null = null;
+  #interruption: Error | null = null;
+  /** Null before the host was first as it should be, and while it is. */
+  #hostProblem: Error | null = null;
+  #hostApplied = false;
+  #dirty = Promise.withResolvers<void>();
+  /** The lease that node.json and the subnet file speak of. */
+  #recorded: NodeLease | null = null;
+  #wasReady = false;
+  #published: {
+    readonly lease: NodeLease;
+    readonly held: boolean;
+    readonly peers: readonly NodeLease[] | null;
+  } | null = null;
+
+  constructor(config: Config, underlay: Underlay, log: Log) {
+    this.#config = config;
+    this.#underlay = underlay;
+    this.#log = log;
+  }
+
+  async run(stop: AbortSignal): Promise<void> {
+    const { stateDir } = this.#config;
+    const signal = AbortSignal.any([stop, this.#ending.signal]);
+    await using open = new AsyncDisposableStack();
+    open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
+    await this.#listenHealthz(open);
+    open.use(await lockStateDir(stateDir));
+    const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
+    const socket = stateFiles(stateDir).socket;
+    open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
+    open.defer(() => removeRuntimeFiles(stateDir));
+    try {
+      await this.#start(open, signal);
+      await this.#reconcileForever(signal);
+    } catch (error) {
+      // Aborted: the wait ended because the daemon does.
+      if (!signal.aborted) throw error;
+    }
+    const { reason } = this.#ending.signal as { reason: unknown };
+    if (reason instanceof DaemonError) throw reason;
+  }
+
+  async #listenHealthz(open: AsyncDisposableStack): Promise<void> {
+    const { healthzIp, healthzPort } = this.#config;
+    if (healthzPort === 0) return;
+    const check = (path: string, isGood: () => boolean): ApiRoute => ({
+      method: 'GET',
+      path,
+      answer: () => {
+        const good = isGood();
+        const reasons = this.#reasons();
+        const body = { status: good ? 'ok' : 'unavailable', ready: reasons.length === 0, reasons };
+        return new Answer(good ? 200 : 503, body);
+      },
+    });
+    const routes = [
+      check('/healthz', () => this.#forwarding()),
+      check('/readyz', () => this.#reasons().length === 0),
+    ];
+    const onError = (err: unknown): void => this.#log.error({ err }, 'health check failed');
+    const host = formatAddress(healthzIp);
+    try {
+      open.use(await listenOnTcp(host, healthzPort, { routes, onError }));
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException;
+      throw new ConfigError(`--healthz-port: cannot listen on ${host} ${healthzPort} (${code})`, {
+        cause,
+      });
+    }
+  }
+
+  async #start(open: AsyncDisposableStack, signal: AbortSignal): Promise<void> {
+    const config = this.#config;
+    const { stateDir } = config;
+    const log = this.#log;
+    log.info({ version: VERSION, iface: this.#underlay.iface, stateDir }, 'weft starts');
+    if (config.etcdEndpoints.length === 0) {
+      this.#stage = 'our own etcd has not come up yet';
+      const etcd = await startEtcd(stateFiles(stateDir).etcd, log, signal);
+      open.use(etcd);
+      this.#etcd = etcd;
+      log.info(
+        { endpoint: etcd.endpoint, pid: etcd.pid },
+        'no --etcd-endpoints: running an etcd of our own, for this machine only',
+      );
+    }
+    const store = open.use(openStore(config, this.#etcd));
+    this.#store = store;
+    if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
+      const { network, ipv6Network } = config;
+      log.info(
+        { network: cidrText(network), ipv6Network: cidrText(ipv6Network) },
+        'wrote the first network config',
+      );
+    }
+    const network = await this.#awaitNetwork(store, signal);
+    refuseOverlap(network, this.#underlay);
+    const addresses = publicAddresses(network, this.#underlay, config);
+    const mtuBytes = overlayMtu(network, this.#underlay, addresses);
+    const record = await readNode(stateDir);
+    // The address must be the same after a crash: peers know it from the lease.
+    await writeNode(stateDir, record);
+    this.#fixed = { network, addresses, mtuBytes, mac: record.mac };
+
+    this.#stage = 'no subnet leased yet';
+    const known = record.subnet4 ?? record.subnet6;
+    const keeper = keepLease({
+      store,
+      prefix: config.etcdPrefix,
+      node: { ...addresses, mac: record.mac },
+      previous: known === null ? await readSubnetFile(config.subnetFile) : record,
+      renewMarginMs: config.subnetLeaseRenewMargin * 60_000,
+      onChange: (state) => this.#onLease(state),
+    });
+    this.#keeper = keeper;
+    open.defer(() => keeper.stop());
+    const { lease } = await keeper.held(signal);
+    await this.#record(lease);
+
+    this.#stage = 'the packet path has not started yet';
+    const { offloads, workers, tunName } = config;
+    const dataplane = await startDataplane({
+      tunName,
+      workers,
+      underlay4: addresses.publicIp4 === null ? null : this.#underlay.address4,
+      underlay6: addresses.publicIp6 === null ? null : this.#underlay.address6,
+      port: network.port,
+      offloads,
+      report: (event) => this.#onDataplane(event),
+    });
+    open.defer(() => dataplane.stop());
+    this.#dataplane = dataplane;
+    this.#publish();
+    log.info(
+      { tunName, workers, offloads: formatOffloads(dataplane.offloads) },
+      'packet path runs',
+    );
+    void this.#followPeers(store, network, addresses, signal);
+  }
+
+  async #awaitNetwork(store: Store, signal: AbortSignal): Promise<NetworkConfig> {
+    const { etcdPrefix } = this.#config;
+    this.#stage = `no network config read from ${etcdPrefix}/config yet`;
+    let said = '';
+    return await awaitNetworkConfig(store, etcdPrefix, signal, (err) => {
+      this.#stage = `no network config: ${err.message}`;
+      if (err.message !== said) this.#log.warn({ err }, 'waiting for a network config');
+      said = err.message;
+    });
+  }
+
+  async #followPeers(
+    store: Store,
+    network: NetworkConfig,
+    self: Fixed['addresses'],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const log = this.#log;
+    try {
+      const lists = watchPeers({
+        store,
+        prefix: this.#config.etcdPrefix,
+        network,
+        self,
+        signal,
+        onProblem: ({ key, reason }) => log.warn({ key, reason }, 'ignoring a lease'),
+        onInterruption: (err) => {
+          if (err === null) log.info('the list of peers is current again');
+          else log.warn({ err }, 'etcd does not answer; peers stay as they are known');
+          this.#interruption = err;
+        },
+      });
+      for await (const peers of lists) {
+        log.info({ peers: peers.length }, 'peers');
+        this.#peers = peers;
+        this.#publish();
+        this.#dirty.resolve();
+      }
+    } catch (cause) {
+      if (!signal.aborted) this.#end(new DaemonError('peers are no longer followed', { cause }));
+    }
+  }
+
+  #onLease(state: LeaseState): void {
+    const log = this.#log;
+    // First of all: not one packet more than the lease allows.
+    this.#publish();
+    this.#dirty.resolve();
+    if (state.kind === 'held') {
+      const { lease, deadlineMs } = state;
+      const endsInS = Math.round((deadlineMs - bootTimeMs()) / 1000);
+      log.info(
+        { key: lease.key, endsInS: Number.isFinite(endsInS) ? endsInS : null },
+        'lease held',
+      );
+    } else if (state.kind === 'lost') {
+      const { lease, reason } = state;
+      log.error({ key: lease.key, err: reason }, 'lease lost; traffic stops until it is back');
+    } else if (state.kind === 'acquiring' && state.reason !== null) {
+      this.#stage = `no subnet leased: ${state.reason.message}`;
+      log.warn({ err: state.reason }, 'no subnet leased yet');
+    }
+  }
+
+  #onDataplane(event: DataplaneEvent): void {
+    if (event.kind === 'worker-failed') {
+      const { worker, error } = event;
+      this.#end(new DaemonError(`packet worker ${worker} died`, { cause: error }));
+    } else if (event.kind === 'offload-off') {
+      const { offload, reason } = event;
+      this.#log.warn({ offload, reason }, 'an offload does not work here; going on without');
+    } else {
+      const { peer, mtuBytes } = event;
+      this.#log.info({ peer, mtuBytes }, 'path MTU');
+    }
+  }
+
+  #end(error: DaemonError | null): void {
+    if (error !== null) this.#log.fatal({ err: error }, 'cannot go on');
+    this.#ending.abort(error);
+  }
+
+  #publish(): void {
+    const state = this.#keeper?.state;
+    const fixed = this.#fixed;
+    // The guard and the routes stand before the first packet goes.
+    if (this.#dataplane === null || !this.#hostApplied || fixed === null || !state) return;
+    const lease = 'lease' in state ? state.lease : this.#recorded;
+    if (lease === null) return;
+    const held = state.kind === 'held';
+    const peers = this.#peers ?? [];
+    const last = this.#published;
+    // A publication makes the packet path forget what it learned: none without a change.
+    if (last?.lease === lease && last.held === held && last.peers === this.#peers) return;
+    this.#published = { lease, held, peers: this.#peers };
+    const { address4, address6 } = this.#underlay;
+    const { addresses } = fixed;
+    this.#dataplane.publish(
+      overlayState({
+        ...fixed,
+        lease,
+        held,
+        peers,
+        reach: {
+          ipv4: address4 !== null && addresses.publicIp4 !== null,
+          ipv6: address6 !== null && addresses.publicIp6 !== null,
+        },
+      }),
+    );
+  }
+
+  /** What a restart and others on this machine read. */
+  async #record(lease: NodeLease): Promise<void> {
+    const { network, mac, mtuBytes } = this.#fixed!;
+    const { stateDir, subnetFile, ipMasq } = this.#config;
+    await writeNode(stateDir, { mac, subnet4: lease.subnet4, subnet6: lease.subnet6 });
+    await writeSubnetFile(subnetFile, { network, lease, mtuBytes, ipMasq });
+    this.#recorded = lease;
+  }
+
+  async #reconcileForever(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      signal.throwIfAborted();
+      this.#dirty = Promise.withResolvers();
+      let pauseMs = RECONCILE_EVERY_MS;
+      try {
+        await this.#reconcile();
+        if (this.#hostProblem !== null) this.#log.info('host state is as it should be again');
+        this.#hostProblem = null;
+      } catch (error) {
+        const err = error as Error;
+        if (err.message !== this.#hostProblem?.message) {
+          this.#log.error({ err }, 'host state is not as it should be; trying again');
+        }
+        this.#hostProblem = err;
+        pauseMs = RECONCILE_AGAIN_MS;
+      }
+      this.#sayReady();
+      const timer = new AbortController();
+      const pause = sleep(pauseMs, undefined, { signal: AbortSignal.any([signal, timer.signal]) });
+      try {
+        // After a failure an event does not cut the pause short: no storm of failing programs.
+        await Promise.race(this.#hostProblem === null ? [pause, this.#dirty.promise] : [pause]);
+      } finally {
+        pause.catch(() => 'the pause was cut short');
+        timer.abort();
+      }
+    }
+  }
+
+  async #reconcile(): Promise<void> {
+    const { network, mtuBytes } = this.#fixed!;
+    const { stateDir, tunName, ipMasq, directRouting } = this.#config;
+    const state = this.#keeper!.state;
+    if (state.kind !== 'held') return;
+    if (state.lease !== this.#recorded) await this.#record(state.lease);
+    const plan = await reconcileHost(
+      {
+        tunName,
+        mtuBytes,
+        network,
+        lease: state.lease,
+        underlay: this.#underlay,
+        ipMasq,
+        directRouting: directRouting ?? network.directRouting,
+        peers: this.#peers,
+      },
+      stateDir,
+    );
+    this.#hostApplied = true;
+    this.#publish();
+    if (plan.ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return;
+    this.#log.info(
+      {
+        ip: plan.ip.map((it) => it.join(' ')),
+        sysctls: plan.sysctls.map((it) => `${it.path}=${it.value}`),
+        nft: plan.ruleset !== null,
+      },
+      'changed the host',
+    );
+  }
+
+  #sayReady(): void {
+    const reasons = this.#reasons();
+    const ready = reasons.length === 0;
+    if (ready !== this.#wasReady) {
+      if (ready) this.#log.info({ key: this.#recorded?.key }, 'ready');
+      else this.#log.warn({ reasons }, 'not ready');
+    }
+    this.#wasReady = ready;
+  }
+
+  /** The lease is ours, and packet path and host know it. */
+  #forwarding(): boolean {
+    return this.#hostApplied && this.#keeper?.state.kind === 'held';
+  }
+
+  #reasons(): readonly string[] {
+    const reasons: string[] = [];
+    const state = this.#keeper?.state;
+    if (this.#dataplane === null) reasons.push(this.#stage);
+    else if (state?.kind === 'lost') {
+      reasons.push(`lease ${state.lease.key} is lost: ${state.reason.message}`);
+    } else if (state?.kind !== 'held') reasons.push('no subnet leased');
+    else if (this.#peers === null) reasons.push('peers have not been listed yet');
+    else if (!this.#hostApplied) reasons.push('routes and rules are not set yet');
+    if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
+    if (this.#interruption !== null) reasons.push(`etcd: ${this.#interruption.message}`);
+    return reasons;
+  }
+
+  #isOwn(lease: Pick<NodeLease, 'publicIp4' | 'publicIp6'>): boolean {
+    const own = this.#fixed?.addresses;
+    if (own === undefined) return false;
+    return (
+      (own.publicIp4 !== null && lease.publicIp4 === own.publicIp4) ||
+      (own.publicIp6 !== null && lease.publicIp6 === own.publicIp6)
+    );
+  }
+
+  #status(): StatusMessage {
+    const { nodeName: node, etcdEndpoints, tunName, directRouting } = this.#config;
+    const fixed = this.#fixed;
+    const state = this.#keeper?.state;
+    const reasons = this.#reasons();
+    const endsInS =
+      state?.kind === 'held' && Number.isFinite(state.deadlineMs)
+        ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
+        : null;
+    return {
+      node,
+      version: VERSION,
+      pid: process.pid,
+      startedAt: this.#startedAt,
+      forwarding: this.#forwarding(),
+      ready: reasons.length === 0,
+      reasons,
+      etcd: {
+        endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
+        own: this.#etcd !== null,
+      },
+      underlay: {
+        iface: this.#underlay.iface,
+        mtuBytes: this.#underlay.mtuBytes,
+        publicIp: addressText(fixed?.addresses.publicIp4 ?? null),
+        publicIpv6: addressText(fixed?.addresses.publicIp6 ?? null),
+      },
+      overlay: fixed && {
+        tunName,
+        mtuBytes: fixed.mtuBytes,
+        vni: fixed.network.vni,
+        port: fixed.network.port,
+        network: cidrText(fixed.network.ipv4?.network),
+        ipv6Network: cidrText(fixed.network.ipv6?.network),
+        directRouting: directRouting ?? fixed.network.directRouting,
+      },
+      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
+      offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
+      counters: this.#dataplane?.counters() ?? {},
+    };
+  }
+
+  #routes(): readonly ApiRoute[] {
+    return [
+      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
+      { method: 'GET', path: '/v1/leases', answer: () => this.#listLeases() },
+      {
+        method: 'GET',
+        path: '/v1/leases/:which',
+        answer: ({ parts }) => this.#showLease(parts['which'] ?? ''),
+      },
+      {
+        method: 'DELETE',
+        path: '/v1/leases/:which',
+        answer: ({ parts, query }) =>
+          this.#releaseLease(parts['which'] ?? '', query.get('reservations') === 'true'),
+      },
+    ];
+  }
+
+  /** @throws ApiError 503 before the network config was read, or when etcd does not answer */
+  async #listLeases(): Promise<LeasesMessage> {
+    if (this.#store === null || this.#fixed === null) {
+      throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
+    }
+    const { leases, problems } = await this.#asking(
+      listLeases(this.#store, this.#config.etcdPrefix, this.#fixed.network),
+    );
+    return { leases: leases.map((it) => leaseMessage(it, this.#isOwn(it))), problems };
+  }
+
+  async #showLease(which: string): Promise<LeaseMessage> {
+    const { leases } = await this.#listLeases();
+    const found = leases.find((it) => namesLease(it, which));
+    if (found !== undefined) return found;
+    throw new ApiError(404, 'ERR_NO_LEASE', `no lease has the key or public address "${which}"`);
+  }
+
+  /** Ours, which ends the daemon: without a lease it has nothing to do. Or a dead node's. */
+  async #releaseLease(which: string, reservations: boolean): Promise<unknown> {
+    const lease = await this.#showLease(which);
+    if (lease.reserved && !reservations) {
+      throw new ApiError(409, 'ERR_RESERVED', `${lease.key} is a reservation; say --reservations`);
+    }
+    if (lease.own && this.#keeper !== null) {
+      await this.#asking(this.#keeper.release());
+      this.#log.info({ key: lease.key }, 'gave the lease back; the daemon ends');
+      setImmediate(() => this.#end(null));
+      return { kind: 'released', key: lease.key };
+    }
+    const options = { reservations };
+    return await this.#asking(
+      releaseLease(this.#store!, this.#config.etcdPrefix, lease.key, options),
+    );
+  }
+
+  async #asking<T>(answer: Promise<T>): Promise<T> {
+    try {
+      return await answer;
+    } catch (cause) {
+      if (!(cause instanceof StoreError)) throw cause;
+      throw new ApiError(503, cause.code, cause.message, { cause });
+    }
+  }
+}
+
+/** By its key, `10.5.52.0-24`, or its node's public address in any spelling. */
+function namesLease(lease: LeaseMessage, which: string): boolean {
+  if (which === 'own') return lease.own;
+  if (which === lease.key) return true;
+  if (!/^[0-9a-fA-F:.]+$/.test(which)) return false;
+  try {
+    const text = formatAddress(parseAddress(which));
+    return text === lease.publicIp || text === lease.publicIpv6;
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ERR_ADDRESS') return false;
+    throw error;
+  }
+}

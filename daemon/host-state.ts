@@ -1,0 +1,345 @@
+/**
+ * What we want of the host, what it has, and the difference: the TUN's addresses, MTU and routes, direct
+ * routes to peers, kernel settings, and the nft table. Level-triggered: the same few lines serve the
+ * start, a new peer, and an operator who flushed the routes. `desiredHost` and `planHost` are pure.
+ */
+import {
+  type Command,
+  type InterfaceAddress,
+  type InterfaceAddresses,
+  type Route,
+  apply,
+  listAddresses,
+  listRoutes,
+  words,
+} from '../linux/ip.ts';
+import { type NftTable, applyRuleset, readTable } from '../linux/nft.ts';
+import { readSysctl, writeSysctl } from '../linux/sysctl.ts';
+import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
+import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
+import { type Cidr, cidrContains, cidrOf, formatCidr } from '../wire/cidr.ts';
+import { NFT_FAMILY, NFT_TABLE, type Ruleset, deleteTable, rulesetOf } from './ruleset.ts';
+import { readSysctlRecord, writeSysctlRecord } from './state-dir.ts';
+import type { Underlay } from './underlay.ts';
+
+/** Marks our routes among everybody's (rtm_protocol; see /etc/iproute2/rt_protos). */
+export const ROUTE_PROTOCOL = 157;
+
+export interface HostInputs {
+  readonly tunName: string;
+  readonly mtuBytes: number;
+  readonly network: Pick<NetworkConfig, 'ipv4' | 'ipv6' | 'port'>;
+  readonly lease: Pick<NodeLease, 'subnet4' | 'subnet6'>;
+  readonly underlay: Underlay;
+  readonly ipMasq: boolean;
+  readonly directRouting: boolean;
+  /** The others; null before the first full list, when no route is taken away. */
+  readonly peers: readonly NodeLease[] | null;
+}
+
+interface DesiredRoute {
+  readonly to: Cidr;
+  readonly dev: string;
+  readonly via: IpAddress | null;
+  readonly src: IpAddress | null;
+}
+
+interface Sysctl {
+  readonly path: string;
+  readonly value: string;
+  /** Set only where the host says so of others at the same moment. */
+  readonly onlyIf?: Readonly<Record<string, string>>;
+  /** The host's, not our device's: its former value is recorded, and restored by cleanup. */
+  readonly global: boolean;
+}
+
+export interface DesiredHost {
+  readonly tunName: string;
+  readonly mtuBytes: number;
+  readonly addresses: readonly IpAddress[];
+  readonly routes: readonly DesiredRoute[];
+  /** False: routes that are not wanted may still be needed; leave them. */
+  readonly complete: boolean;
+  readonly sysctls: readonly Sysctl[];
+  readonly ruleset: Ruleset;
+}
+
+export interface ActualHost {
+  readonly links: readonly InterfaceAddresses[];
+  readonly routes4: readonly Route[];
+  readonly routes6: readonly Route[];
+  readonly sysctls: Readonly<Record<string, string | null>>;
+  readonly table: Pick<NftTable, 'comment' | 'rules'> | null;
+}
+
+export interface HostPlan {
+  /** For iproute2, in order. */
+  readonly ip: readonly Command[];
+  readonly sysctls: readonly Sysctl[];
+  readonly ruleset: string | null;
+}
+
+/** The host cannot be brought to what is wanted. */
+export class HostStateError extends Error {
+  override readonly name = 'HostStateError';
+  readonly code = 'ERR_HOST_STATE';
+}
+
+const ours = (path: string, value: string): Sysctl => ({ path, value, global: false });
+
+function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
+  const { tunName: tun, network, underlay } = inputs;
+  const forwarding6 = 'net/ipv6/conf/all/forwarding';
+  const acceptRa = `net/ipv6/conf/${underlay.iface}/accept_ra`;
+  return [
+    // A router ignores router advertisements (RFC 4861 section 6.2.8), and the kernel drops the default
+    // route it has from one: 2 means accept them all the same. Before the next line, hence first.
+    ...(network.ipv6 === null
+      ? []
+      : [
+          {
+            path: acceptRa,
+            value: '2',
+            onlyIf: { [forwarding6]: '0', [acceptRa]: '1' },
+            global: true,
+          },
+          { path: forwarding6, value: '1', global: true },
+        ]),
+    ...(network.ipv4 === null ? [] : [{ path: 'net/ipv4/ip_forward', value: '1', global: true }]),
+    // ICMP errors that the packet path writes come from our own `.0`.
+    ours(`net/ipv4/conf/${tun}/accept_local`, '1'),
+    // Answers of peers reached by direct routes come in another way than requests go out.
+    ours(`net/ipv4/conf/${tun}/rp_filter`, '2'),
+    ours(`net/ipv6/conf/${tun}/addr_gen_mode`, '1'),
+    ours(`net/ipv6/conf/${tun}/accept_ra`, '0'),
+  ];
+}
+
+/** Straight to the peer's address, for its subnets, where that address is on our link. */
+function directRoutes(inputs: HostInputs): readonly DesiredRoute[] {
+  const { iface, onLink } = inputs.underlay;
+  return (inputs.peers ?? []).flatMap((peer) =>
+    (
+      [
+        [peer.subnet4, peer.publicIp4],
+        [peer.subnet6, peer.publicIp6],
+      ] as const
+    ).flatMap(([to, via]) =>
+      to !== null && via !== null && onLink.some((it) => cidrContains(it, via))
+        ? [{ to, dev: iface, via, src: null }]
+        : [],
+    ),
+  );
+}
+
+export function desiredHost(inputs: HostInputs): DesiredHost {
+  const { tunName, network, lease, underlay } = inputs;
+  const networks = [
+    [network.ipv4?.network, lease.subnet4],
+    [network.ipv6?.network, lease.subnet6],
+  ] as const;
+  const routes: DesiredRoute[] = [];
+  const addresses: IpAddress[] = [];
+  for (const [to, subnet] of networks) {
+    if (to === undefined || subnet === null) continue;
+    addresses.push(subnet.base);
+    routes.push({ to, dev: tunName, via: null, src: subnet.base });
+  }
+  if (inputs.directRouting) routes.push(...directRoutes(inputs));
+  return {
+    tunName,
+    mtuBytes: inputs.mtuBytes,
+    addresses,
+    routes,
+    complete: inputs.peers !== null,
+    sysctls: desiredSysctls(inputs),
+    ruleset: rulesetOf({
+      tunName,
+      iface: underlay.iface,
+      port: network.port,
+      ipMasq: inputs.ipMasq,
+      network4: network.ipv4?.network ?? null,
+      network6: network.ipv6?.network ?? null,
+      subnet4: lease.subnet4,
+      subnet6: lease.subnet6,
+    }),
+  };
+}
+
+/** `ip` writes a host's route without its length. */
+function destinationOf(route: Route, family: 4 | 6): string {
+  if (route.dst === 'default') return family === 4 ? '0.0.0.0/0' : '::/0';
+  const [address = '', length] = route.dst.split('/');
+  return formatCidr(cidrOf(parseAddress(address), Number(length ?? (family === 4 ? 32 : 128))));
+}
+
+const lengthOf = (address: IpAddress): number => (typeof address === 'number' ? 32 : 128);
+
+const protocol = ['proto', String(ROUTE_PROTOCOL)];
+
+function deleteRoute(family: 4 | 6, route: Route): Command {
+  const dev = route.dev === undefined ? [] : ['dev', route.dev];
+  return ['route', 'del', destinationOf(route, family), ...dev, ...protocol];
+}
+
+const sameAddress = (text: string | undefined, address: IpAddress | null): boolean =>
+  text === undefined ? address === null : address !== null && parseAddress(text) === address;
+
+/** One address, and not the block around it: the overlay's route is ours to set. */
+const isAddress = (it: InterfaceAddress, address: IpAddress): boolean =>
+  sameAddress(it.local, address) && it.prefixlen === lengthOf(address);
+
+function planRoutes(
+  desired: DesiredHost,
+  actual: ActualHost,
+): { add: Command[]; remove: Command[] } {
+  const add: Command[] = [];
+  const remove: Command[] = [];
+  for (const family of [4, 6] as const) {
+    const wanted = desired.routes.filter((it) => it.to.family === family);
+    const present = (family === 4 ? actual.routes4 : actual.routes6).map((route) => ({
+      route,
+      to: destinationOf(route, family),
+    }));
+    const matches = (want: DesiredRoute, { route, to }: (typeof present)[number]): boolean =>
+      to === formatCidr(want.to) &&
+      route.dev === want.dev &&
+      sameAddress(route.gateway, want.via) &&
+      sameAddress(route.prefsrc, want.src);
+    for (const want of wanted) {
+      if (present.some((it) => matches(want, it))) continue;
+      const via = want.via === null ? [] : ['via', formatAddress(want.via)];
+      const src = want.src === null ? [] : ['src', formatAddress(want.src)];
+      const to = formatCidr(want.to);
+      add.push(['route', 'replace', to, ...via, 'dev', want.dev, ...protocol, ...src]);
+    }
+    if (!desired.complete) continue;
+    for (const it of present) {
+      // A route that differs only in its way was just replaced in place: IPv4 and IPv6 keep one each.
+      if (wanted.some((want) => formatCidr(want.to) === it.to)) continue;
+      remove.push(deleteRoute(family, it.route));
+    }
+  }
+  return { add, remove };
+}
+
+/**
+ * The difference. Order: the link, addresses, routes that need them as source; then what is not wanted,
+ * routes before the addresses they lean on.
+ * @throws HostStateError when the TUN is not there
+ */
+export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
+  const { tunName } = desired;
+  const tun = actual.links.find((it) => it.ifname === tunName);
+  if (tun === undefined) {
+    throw new HostStateError(`interface ${tunName} is gone: pods reach no other node`);
+  }
+  const ip: Command[] = [];
+  if (tun.mtu !== desired.mtuBytes) ip.push(words`link set dev ${tunName} mtu ${desired.mtuBytes}`);
+  if (!tun.flags.includes('UP')) ip.push(words`link set dev ${tunName} up`);
+  // Link-local addresses are the kernel's affair.
+  const present = tun.addr_info.filter((it) => it.scope !== 'link');
+  for (const address of desired.addresses) {
+    if (present.some((it) => isAddress(it, address))) continue;
+    const to = `${formatAddress(address)}/${lengthOf(address)}`;
+    const nodad = typeof address === 'number' ? [] : ['nodad'];
+    ip.push([...words`address replace ${to} dev ${tunName}`, ...nodad]);
+  }
+  const routes = planRoutes(desired, actual);
+  ip.push(...routes.add, ...routes.remove);
+  for (const it of present) {
+    if (!desired.addresses.some((a) => isAddress(it, a)))
+      ip.push(words`address del ${it.local}/${it.prefixlen} dev ${tunName}`);
+  }
+  const { ruleset } = desired;
+  const current = actual.table?.comment === ruleset.comment && actual.table.rules === ruleset.rules;
+  return {
+    ip,
+    sysctls: desired.sysctls.filter((it) => {
+      const conditions = Object.entries(it.onlyIf ?? {});
+      const value = actual.sysctls[it.path] ?? null;
+      // A kernel without IPv6 has no such settings for the TUN, and needs none.
+      if (value === it.value || (value === null && !it.global)) return false;
+      return conditions.every(([path, condition]) => actual.sysctls[path] === condition);
+    }),
+    ruleset: current ? null : ruleset.text,
+  };
+}
+
+const ourRoutes = async (family: 4 | 6): Promise<Route[]> =>
+  (await listRoutes({ family })).filter((it) => it.protocol === String(ROUTE_PROTOCOL));
+
+async function readHost(sysctlPaths: readonly string[]): Promise<ActualHost> {
+  const [links, routes4, routes6, table, values] = await Promise.all([
+    listAddresses(),
+    ourRoutes(4),
+    ourRoutes(6),
+    readTable(NFT_FAMILY, NFT_TABLE),
+    Promise.all(sysctlPaths.map(async (path) => [path, await readSysctl(path)] as const)),
+  ]);
+  return { links, routes4, routes6, table, sysctls: Object.fromEntries(values) };
+}
+
+async function applySysctls(sysctls: readonly Sysctl[], stateDir: string): Promise<void> {
+  const record = { ...(await readSysctlRecord(stateDir)) };
+  for (const { path, global } of sysctls) {
+    const former = await readSysctl(path);
+    if (global && former !== null && !Object.hasOwn(record, path)) record[path] = former;
+  }
+  // On disk before the first change: a crash in between must not lose what was.
+  if (sysctls.some((it) => it.global)) await writeSysctlRecord(stateDir, record);
+  for (const { path, value } of sysctls) {
+    try {
+      await writeSysctl(path, value);
+    } catch (cause) {
+      throw new HostStateError(`${path} cannot be set to ${value}: packets take no way`, { cause });
+    }
+  }
+}
+
+/** Brings the host to what is wanted; gives what it changed, for the log. */
+export async function reconcileHost(inputs: HostInputs, stateDir: string): Promise<HostPlan> {
+  const desired = desiredHost(inputs);
+  const plan = planHost(desired, await readHost(desired.sysctls.map((it) => it.path)));
+  await applySysctls(plan.sysctls, stateDir);
+  // The guard stands before the first route leads anywhere.
+  if (plan.ruleset !== null) await applyRuleset(plan.ruleset);
+  await apply(plan.ip);
+  return plan;
+}
+
+/** Takes everything away that reconcileHost and the packet path ever made; gives what was there. */
+export async function removeHost(tunName: string, stateDir: string): Promise<readonly string[]> {
+  const record = Object.entries(await readSysctlRecord(stateDir));
+  const actual = await readHost(record.map(([path]) => path));
+  const removed: string[] = [];
+  const commands: Command[] = [];
+  for (const [family, routes] of [
+    [4, actual.routes4],
+    [6, actual.routes6],
+  ] as const) {
+    for (const route of routes) {
+      commands.push(deleteRoute(family, route));
+      removed.push(`route ${destinationOf(route, family)} dev ${route.dev ?? '?'}`);
+    }
+  }
+  const tun = actual.links.find((it) => it.ifname === tunName);
+  // Whatever else has that name is not ours.
+  if (tun?.linkinfo?.info_kind === 'tun') {
+    commands.push(words`link del dev ${tunName}`);
+    removed.push(`interface ${tunName}`);
+  }
+  await apply(commands);
+  if (actual.table !== null) {
+    await applyRuleset(deleteTable);
+    removed.push(`nft table ${NFT_FAMILY} ${NFT_TABLE}`);
+  }
+  // In reverse: forwarding goes off before the advertisements' setting that made it bearable.
+  for (const [path, former] of record.toReversed()) {
+    const value = actual.sysctls[path];
+    if (value === null || value === undefined || value === former) continue;
+    await writeSysctl(path, former);
+    removed.push(`${path} = ${value} (again ${former})`);
+  }
+  return removed;
+}

@@ -1,0 +1,341 @@
+/**
+ * `weft`: the daemon and the operator's commands. Exit codes: 0 done; 1 it failed; 2 it refused as it was
+ * asked, one line on stderr says why, and nothing on the host was touched.
+ */
+import { createReadStream } from 'node:fs';
+import { createInterface } from 'node:readline';
+import pico from 'picocolors';
+import yargs, { type Argv } from 'yargs';
+import {
+  type Option,
+  type OptionName,
+  type ResolvedConfig,
+  ConfigError,
+  OPTIONS,
+  flagOf,
+  optionNames,
+  printConfig,
+  resolveConfig,
+  variableOf,
+} from './config.ts';
+import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+import { didYouMean } from './nearest.ts';
+import { VERSION } from './version.ts';
+
+/** The command line cannot be understood. */
+class UsageError extends Error {
+  override readonly name = 'UsageError';
+  readonly code = 'ERR_USAGE';
+}
+
+/** Refused before anything was touched. */
+const REFUSALS = new Set([
+  'ERR_USAGE',
+  'ERR_CONFIG',
+  'ERR_MISSING_PROGRAM',
+  'ERR_STATE_DIR_BUSY',
+  'ERR_UNDERLAY',
+  'ERR_ETCD_OPTIONS',
+]);
+
+type Flags = Readonly<Record<string, unknown>>;
+
+const print = (text: string): void => void process.stdout.write(`${text}\n`);
+
+/** What yargs made of a flag, as the text the operator wrote. */
+function flagText(name: OptionName, value: unknown): string {
+  const { kind } = OPTIONS[name];
+  if (Array.isArray(value)) {
+    if (kind !== 'list') throw new UsageError(`--${flagOf(name)} is given more than once`);
+    return value.map(String).join(',');
+  }
+  // A boolean flag alone, as flannel's.
+  return kind === 'boolean' && value === '' ? 'true' : String(value);
+}
+
+function configOf(flags: Flags): ResolvedConfig {
+  const given: Partial<Record<OptionName, string>> = {};
+  for (const name of optionNames) {
+    const value = flags[flagOf(name)];
+    if (value !== undefined) given[name] = flagText(name, value);
+  }
+  const file = flags['config'];
+  if (Array.isArray(file)) throw new UsageError('--config is given more than once');
+  return resolveConfig(given, process.env, typeof file === 'string' ? file : undefined);
+}
+
+/** The table's options as flags. Values stay text: the table parses them, whatever their source. */
+function withOptions(command: Argv, names: readonly OptionName[]): Argv {
+  let it = command.option('config', {
+    type: 'string',
+    requiresArg: true,
+    describe: 'YAML file of options, by their flags without the dashes [WEFT_CONFIG]',
+  });
+  for (const name of names) {
+    const { kind, text, description, textMeans }: Option<unknown> = OPTIONS[name];
+    it = it.option(flagOf(name), {
+      type: 'string',
+      requiresArg: kind !== 'boolean',
+      describe: `${description} [${variableOf(name)}]`,
+      defaultDescription: text === '' ? (textMeans ?? 'none') : text,
+    });
+  }
+  return it;
+}
+
+const etcdOptions = optionNames.filter((name) => name.startsWith('etcd'));
+
+async function daemon(flags: Flags): Promise<void> {
+  const resolved = configOf(flags);
+  if (flags['print-config'] === true) {
+    print(printConfig(resolved));
+    return;
+  }
+  const { config } = resolved;
+  const [{ runDaemon }, { openLog }] = await Promise.all([
+    import('./daemon.ts'),
+    import('./log.ts'),
+  ]);
+  const log = openLog(config.logLevel, config.nodeName);
+  const stop = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      // Asked twice: at once.
+      if (stop.signal.aborted) process.exit(1);
+      log.info({ signal }, 'stopping');
+      stop.abort();
+    });
+  }
+  await runDaemon(config, log, stop.signal);
+}
+
+async function cleanup(flags: Flags): Promise<void> {
+  const { config } = configOf(flags);
+  const [{ cleanUp }, { openLog }] = await Promise.all([
+    import('./cleanup.ts'),
+    import('./log.ts'),
+  ]);
+  const options = { releaseLease: flags['release-lease'] === true, purge: flags['purge'] === true };
+  const log = openLog('error', config.nodeName);
+  const stop = new AbortController();
+  process.once('SIGINT', () => stop.abort());
+  const removed = await cleanUp(config, options, log, stop.signal);
+  for (const it of removed) print(`removed ${it}`);
+  if (removed.length === 0) print('nothing to remove');
+}
+
+async function ask<T>(flags: Flags, method: string, path: string): Promise<T> {
+  const { askDaemon } = await import('./api-client.ts');
+  return await askDaemon<T>(configOf(flags).config.stateDir, method, path);
+}
+
+type Format<M> = (tables: typeof import('./tables.ts'), message: M) => string;
+
+/** As JSON with --json, else as `format` has it. */
+async function show<M>(flags: Flags, path: string, format: Format<M>): Promise<void> {
+  const message = await ask<M>(flags, 'GET', path);
+  if (flags['json'] === true) print(JSON.stringify(message, null, 2));
+  else print(format(await import('./tables.ts'), message));
+}
+
+async function releaseLease(flags: Flags): Promise<void> {
+  const which = encodeURIComponent(String(flags['key']));
+  const query = flags['reservations'] === true ? '?reservations=true' : '';
+  const { kind, key } = await ask<{ kind: string; key?: string }>(
+    flags,
+    'DELETE',
+    `/v1/leases/${which}${query}`,
+  );
+  print(kind === 'released' ? `released ${key}` : `not released: ${kind}`);
+  if (kind !== 'released') process.exitCode = 1;
+}
+
+async function logs(flags: Flags): Promise<void> {
+  const { formatLine } = await import('./log.ts');
+  const path = flags['file'] as string | undefined;
+  const input = path === undefined ? process.stdin : createReadStream(path);
+  const opened = new Promise<never>((_, reject) => {
+    input.once('error', (cause: Error) => {
+      reject(new ConfigError(`${path ?? 'stdin'} cannot be read: ${cause.message}`, { cause }));
+    });
+  });
+  const colors = pico.createColors(process.stdout.isTTY && pico.isColorSupported);
+  const read = async (): Promise<void> => {
+    for await (const line of createInterface({ input })) print(formatLine(line, colors));
+  };
+  await Promise.race([read(), opened]);
+}
+
+const JSON_OPTION = { type: 'boolean', describe: 'print the answer as JSON' } as const;
+const COMMANDS = ['daemon', 'cleanup', 'lease', 'logs', 'status'];
+
+/** Yargs's complaint, with the word it was likely meant to be. */
+function explain(message: string, args: readonly string[], flags: readonly string[]): string {
+  const unknown = /^Unknown (?:argument|command)s?: (.*)$/.exec(message)?.[1];
+  if (unknown === undefined) return message.split('\n')[0]!;
+  const [word = ''] = unknown.split(', ');
+  const flag = args.find((it) => it === `--${word}` || it.startsWith(`--${word}=`));
+  return flag === undefined
+    ? `there is no command "${word}"${didYouMean(word, COMMANDS)}`
+    : `there is no option "--${word}"${didYouMean(word, flags)}`;
+}
+
+async function main(args: readonly string[]): Promise<void> {
+  const cli = yargs([...args])
+    .scriptName('weft')
+    .usage(
+      '$0 COMMAND\n\nA userspace VXLAN overlay network for Kubernetes and bare-metal clusters.',
+    )
+    .locale('en')
+    .version(VERSION)
+    .wrap(Math.min(110, process.stdout.columns ?? 110))
+    .parserConfiguration({
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      'boolean-negation': false,
+      'parse-positional-numbers': false,
+      'short-option-groups': false,
+    })
+    .command(
+      'daemon',
+      'Run this node: lease a subnet, carry the traffic of its pods',
+      (it) =>
+        withOptions(it, optionNames)
+          .option('print-config', {
+            type: 'boolean',
+            describe: 'print each value with its origin, and end; secrets are left out',
+          })
+          .epilogue(
+            'A flag wins over the environment (in brackets), the environment over the file, the ' +
+              'file over the default.\nSIGTERM and SIGINT end the daemon and keep the lease, the ' +
+              'interface, its routes and the nft table, so that\nthe next start takes over; ' +
+              '`weft cleanup` removes them.',
+          ),
+      daemon,
+    )
+    .command(
+      'cleanup',
+      'Remove every trace of the daemon from this host; run it when the daemon is stopped',
+      (it) =>
+        withOptions(it, ['tunName', 'stateDir', 'subnetFile', ...etcdOptions])
+          .option('release-lease', {
+            type: 'boolean',
+            describe: 'give the subnet back first; otherwise the lease ends by itself',
+          })
+          .option('purge', {
+            type: 'boolean',
+            describe: 'remove the files of our own etcd too, and with them the network config',
+          })
+          .epilogue(
+            'Removes the interface, our routes, the nft table, the subnet file and the state, and ' +
+              'puts kernel settings\nback to what they were. Doing it twice is fine.',
+          ),
+      cleanup,
+    )
+    .command('lease', 'Look at the subnets that nodes hold, and take them back', (it) =>
+      it
+        .command(
+          'list',
+          'All nodes and their subnets',
+          (list) => withOptions(list, ['stateDir']).option('json', JSON_OPTION),
+          (flags) =>
+            show<LeasesMessage>(flags, '/v1/leases', (tables, leases) =>
+              tables.leasesTable(leases),
+            ),
+        )
+        .command(
+          'show <key>',
+          'One lease',
+          (one) =>
+            withOptions(one, ['stateDir'])
+              .positional('key', {
+                type: 'string',
+                describe: 'the lease (10.5.52.0-24), a public address of its node, or "own"',
+              })
+              .option('json', JSON_OPTION),
+          (flags) =>
+            show<LeaseMessage>(
+              flags,
+              `/v1/leases/${encodeURIComponent(String(flags.key))}`,
+              (tables, lease) => tables.leaseTable(lease),
+            ),
+        )
+        .command(
+          'release <key>',
+          "Give a subnet back: a dead node's, or our own, which ends the daemon",
+          (one) =>
+            withOptions(one, ['stateDir'])
+              .positional('key', {
+                type: 'string',
+                describe: 'the lease (10.5.52.0-24), a public address of its node, or "own"',
+              })
+              .option('reservations', {
+                type: 'boolean',
+                describe: 'also when it is a reservation, which otherwise stays',
+              })
+              .epilogue(
+                'A node that lives but is cut off from etcd goes on using its subnet until its lease ' +
+                  'ends: release\nonly what is gone for good.',
+              ),
+          releaseLease,
+        )
+        .demandCommand(1, 'say what to do with leases: list, show or release'),
+    )
+    .command(
+      'status',
+      'What the daemon on this machine does: lease, peers, offloads, counters',
+      (it) => withOptions(it, ['stateDir']).option('json', JSON_OPTION),
+      (flags) =>
+        show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
+    )
+    .command(
+      'logs [file]',
+      "Make the daemon's log readable, from a file or stdin",
+      (it) =>
+        it
+          .positional('file', { type: 'string', describe: 'the log; stdin if it is left out' })
+          .epilogue('For example: journalctl -u weft -f -o cat | weft logs'),
+      logs,
+    )
+    .demandCommand(1, `say what to do: ${COMMANDS.join(', ')}; weft --help tells more`)
+    .strict()
+    .exitProcess(false)
+    .fail((complaint: string | null, error: Error | undefined) => {
+      // Yargs's own are complaints too; a command's are what they are.
+      if (error !== undefined && error.name !== 'YError') throw error;
+      const message = complaint ?? error?.message ?? 'the command line cannot be understood';
+      const known = [...optionNames.map(flagOf), 'config', 'print-config', 'release-lease', 'json'];
+      throw new UsageError(explain(message, args, known));
+    });
+  await cli.parseAsync();
+}
+
+/** One line: what happened, and unless it was refused, why. */
+function oneLine(error: Error, isRefusal: boolean): string {
+  const parts = [error.message];
+  const causes = isRefusal ? undefined : error.cause;
+  for (let it = causes; it instanceof Error && parts.length < 4; it = it.cause) {
+    const { message } = it;
+    if (!parts.some((part) => part.includes(message))) parts.push(message);
+  }
+  return parts.join(': ').replaceAll(/\s*\n\s*/g, ' ');
+}
+
+// `weft logs | head`: the reader has enough.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(0);
+});
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  const { code } = error as { code?: string };
+  const isRefusal = code !== undefined && REFUSALS.has(code);
+  process.exitCode = isRefusal ? 2 : 1;
+  const text =
+    error instanceof Error && code !== undefined
+      ? oneLine(error, isRefusal || code === 'ERR_DAEMON_ABSENT')
+      : ((error as Error).stack ?? String(error));
+  process.stderr.write(`weft: ${text}\n`);
+}

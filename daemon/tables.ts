@@ -1,0 +1,125 @@
+/** What the operator's commands print. */
+import Table from 'cli-table3';
+import pico from 'picocolors';
+import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+
+const PLAIN = {
+  top: '',
+  'top-mid': '',
+  'top-left': '',
+  'top-right': '',
+  bottom: '',
+  'bottom-mid': '',
+  'bottom-left': '',
+  'bottom-right': '',
+  left: '',
+  'left-mid': '',
+  mid: '',
+  'mid-mid': '',
+  right: '',
+  'right-mid': '',
+  middle: '  ',
+};
+
+/** Columns by spaces; `head` empty for none. Cells come from etcd: no control character gets through. */
+function columns(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const table = new Table({
+    chars: PLAIN,
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+    ...(head.length === 0 ? {} : { head: head.map((it) => pico.bold(it)) }),
+  });
+  table.push(...rows.map((row) => row.map((cell) => cell.replaceAll(/\p{Cc}/gu, '?'))));
+  return table
+    .toString()
+    .split('\n')
+    .map((line) => line.trimEnd())
+    .join('\n');
+}
+
+const orDash = (...texts: (string | null)[]): string =>
+  texts.filter((it) => it !== null).join(', ') || '-';
+
+const leaseRow = (lease: LeaseMessage): string[] => [
+  orDash(lease.subnet, lease.ipv6Subnet),
+  orDash(lease.publicIp, lease.publicIpv6),
+  orDash(lease.vtepMac ?? lease.vtepMacV6),
+  [lease.own ? 'this node' : '', lease.reserved ? 'reserved' : ''].filter(Boolean).join(', '),
+];
+
+export function leasesTable({ leases, problems }: LeasesMessage): string {
+  const lines = [columns(['SUBNET', 'NODE', 'VTEP', ''], leases.map(leaseRow))];
+  for (const { key, reason } of problems) lines.push(pico.yellow(`ignored: ${key}: ${reason}`));
+  return lines.join('\n');
+}
+
+export function leaseTable(lease: LeaseMessage): string {
+  return columns(
+    [],
+    [
+      ['key', lease.key],
+      ['subnet', orDash(lease.subnet, lease.ipv6Subnet)],
+      ['public address', orDash(lease.publicIp, lease.publicIpv6)],
+      ['vtep', orDash(lease.vtepMac)],
+      ['vtep, inner IPv6', orDash(lease.vtepMacV6)],
+      ['reserved', lease.reserved ? 'yes' : 'no'],
+      ['this node', lease.own ? 'yes' : 'no'],
+    ],
+  );
+}
+
+function leaseEnd(lease: NonNullable<StatusMessage['lease']>): string {
+  if (lease.endsInS === null) return 'no end';
+  const minutes = Math.floor(lease.endsInS / 60);
+  return `ends in ${Math.floor(minutes / 60)} h ${minutes % 60} min unless renewed`;
+}
+
+export function statusText(status: StatusMessage): string {
+  const { overlay, underlay, lease, offloads } = status;
+  const used = Object.entries(offloads ?? {}).flatMap(([name, on]) => (on ? [name] : []));
+  const rows = [
+    ['node', `${status.node}, weft ${status.version}, pid ${status.pid}`],
+    ['since', status.startedAt],
+    ['forwarding', status.forwarding ? pico.green('yes') : pico.red('no')],
+    ['ready', status.ready ? pico.green('yes') : pico.red('no')],
+    ...status.reasons.map((it) => ['', it]),
+    ['etcd', `${status.etcd.endpoints.join(', ')}${status.etcd.own ? ' (our own)' : ''}`],
+    [
+      'underlay',
+      `${underlay.iface}, MTU ${underlay.mtuBytes}, ${orDash(underlay.publicIp, underlay.publicIpv6)}`,
+    ],
+    ...(overlay === null
+      ? []
+      : [
+          [
+            'overlay',
+            `${overlay.tunName}, MTU ${overlay.mtuBytes}, ${orDash(overlay.network, overlay.ipv6Network)}`,
+          ],
+          [
+            'VXLAN',
+            `VNI ${overlay.vni}, port ${overlay.port}${overlay.directRouting ? ', direct routing' : ''}`,
+          ],
+        ]),
+    [
+      'lease',
+      lease === null ? '-' : `${orDash(lease.subnet, lease.ipv6Subnet)}, ${leaseEnd(lease)}`,
+    ],
+    ['offloads', offloads === null ? '-' : used.join(', ') || 'none'],
+  ];
+  const plain = rows.map((row) => row.map(String));
+  const parts = [
+    plain.map(([name, value]) => `${(name ?? '').padEnd(11)} ${value ?? ''}`.trimEnd()).join('\n'),
+  ];
+  if (status.peers.length > 0) {
+    parts.push(columns(['PEER', 'NODE', 'VTEP', ''], status.peers.map(leaseRow)));
+  }
+  const counters = Object.entries(status.counters).filter(([, value]) => value !== 0);
+  if (counters.length > 0) {
+    parts.push(
+      columns(
+        ['COUNTER', ''],
+        counters.map(([name, value]) => [name, String(value)]),
+      ),
+    );
+  }
+  return parts.join('\n\n');
+}

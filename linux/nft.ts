@@ -1,0 +1,42 @@
+/** Nftables through nft(8): a ruleset goes in whole or not at all, and is read back as JSON. */
+import { ProgramError, run } from './program.ts';
+
+/** One table of one family, as `nft --json list table` gives it. */
+export interface NftTable {
+  /** The table's comment, or ''. */
+  readonly comment: string;
+  readonly rules: number;
+  /** Packets by named counter. */
+  readonly counters: Readonly<Record<string, number>>;
+}
+
+/** @param ruleset nft's own language; applied as one transaction. @throws ProgramError */
+export async function applyRuleset(ruleset: string): Promise<void> {
+  await run(['nft', '-f', '-'], { input: ruleset });
+}
+
+/** Null when there is no such table. @throws ProgramError */
+export async function readTable(family: string, name: string): Promise<NftTable | null> {
+  let text: string;
+  try {
+    text = await run(['nft', '--json', 'list', 'table', family, name]);
+  } catch (error) {
+    const absent = error instanceof ProgramError && /No such file or directory/.test(error.message);
+    if (absent) return null;
+    throw error;
+  }
+  const { nftables } = JSON.parse(text) as {
+    nftables: readonly {
+      table?: { comment?: string };
+      rule?: object;
+      counter?: { name: string; packets: number };
+    }[];
+  };
+  return {
+    comment: nftables.find((it) => it.table !== undefined)?.table?.comment ?? '',
+    rules: nftables.filter((it) => it.rule !== undefined).length,
+    counters: Object.fromEntries(
+      nftables.flatMap(({ counter }) => (counter ? [[counter.name, counter.packets]] : [])),
+    ),
+  };
+}
