@@ -165,7 +165,6 @@ export function createLoop(options: LoopOptions): Loop {
 
   /** Asks the kernel what it has learned of the path, once per change, and tells the packet's sender. */
   function createPathMtu(family: Family): SenderOptions['onTooBig'] {
-    const overhead = overheadBytes(family);
     const openPath = (hop: number): void => {
       const address = hop + HOP_ADDRESS;
       const outer = pathMtuBytes(
@@ -173,7 +172,7 @@ export function createLoop(options: LoopOptions): Loop {
           ? toIpv4(view.getUint32(address + 4))
           : toIpv6((view.getBigUint64(address + 8) << 64n) | view.getBigUint64(address + 16)),
       );
-      const inner = Math.max(outer - overhead, 0);
+      const inner = Math.max(outer - overheadBytes(family), 0);
       if (outer === 0 || inner >= words[(hop + HOP_MTU) >>> 2]!) return;
       words[(hop + HOP_MTU) >>> 2] = inner;
       options.report({ kind: 'path-mtu', peer: peers.nameOf(peers.atHop(hop)), mtuBytes: inner });

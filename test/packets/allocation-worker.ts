@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { addressOf, close, eventfd, readv, writev } from '../../linux/libc.ts';
 import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
-import { enableGro, openReceiver, openSender } from '../../linux/udp.ts';
+import { enableGro, openReceiver, openSender, portOf } from '../../linux/udp.ts';
 import { type IpAddress, parseAddress } from '../../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
 import { parseMac } from '../../wire/mac.ts';
@@ -20,16 +20,7 @@ import { CONTROL_GENERATION, CONTROL_WORDS, type Loop, createLoop } from '../../
 import { compileSnapshot } from '../../overlay/snapshot.ts';
 import type { OverlayState } from '../../overlay/types.ts';
 import * as build from './build.ts';
-import {
-  ALL_OFFLOADS,
-  MAC_A,
-  TunTwin,
-  US,
-  loopback,
-  peerOf,
-  portOf,
-  stateOf,
-} from './wire-harness.ts';
+import { ALL_OFFLOADS, MAC_A, TunTwin, US, loopback, peerOf, stateOf } from './wire-harness.ts';
 
 export interface AllocationOrder {
   readonly datagrams: number;

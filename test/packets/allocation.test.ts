@@ -14,6 +14,7 @@ const COLLECTIONS_MAX = 5;
 const NO_OFFLOADS = {
   tunTso: false,
   tunUso: false,
+  tunnelGso: false,
   udpGso: false,
   udpGro: false,
   batch: false,

@@ -23,6 +23,7 @@ import {
   enableGro,
   openReceiver,
   openSender,
+  portOf,
   writeSockaddr,
 } from '../../linux/udp.ts';
 import { type Family, type IpAddress, parseAddress } from '../../wire/address.ts';
@@ -48,7 +49,6 @@ const send = libc.func('intptr_t send(int, void *, uintptr_t, int)');
 const recv = libc.func('intptr_t recv(int, void *, uintptr_t, int)');
 const sendto = libc.func('intptr_t sendto(int, void *, uintptr_t, int, uintptr_t, uint32_t)');
 const recvmsg = libc.func('intptr_t recvmsg(int, uintptr_t, int)');
-const getsockname = libc.func('int getsockname(int, uintptr_t, uintptr_t)');
 
 const AF_UNIX = 1;
 const SOCK_DGRAM_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000;
@@ -264,14 +264,6 @@ export class UdpEnd implements Disposable {
   }
 }
 
-export function portOf(fd: number): number {
-  const block = new SharedArrayBuffer(64);
-  const view = new DataView(block);
-  view.setUint32(32, SOCKADDR_BYTES, true);
-  getsockname(fd, addressOf(block), addressOf(block) + 32);
-  return view.getUint16(2);
-}
-
 function isReadable(fd: number): boolean {
   const block = new SharedArrayBuffer(8);
   const view = new DataView(block);
@@ -318,7 +310,7 @@ export function stateOf(a: IpAddress, b: IpAddress): OverlayState {
 export const ALL_OFFLOADS: Offloads = {
   tunTso: true,
   tunUso: true,
-  // Needs a TAP, and so root: test/overlay has its tests.
+  // Needs a TAP, which needs a host that routes: the lab's to test.
   tunnelGso: false,
   udpGso: true,
   udpGro: true,
@@ -405,7 +397,10 @@ export class IngressPath implements Disposable {
     this.arena.bytes.set(address, this.#sourceAt);
   }
 
-  /** A datagram that lies at `at` .. `end` of the arena. */
+  /**
+   * A datagram that lies at `at` .. `end` of the arena.
+   * @param gsoSize as the receiver hands it on
+   */
   takeAt(at: number, end: number, ecn: number, gsoSize = 0): Drop {
     this.#counters[Counter.udpDatagrams]!++;
     const drop = this.#ingress(at, end, ecn, this.#sourceAt, gsoSize);
@@ -419,12 +414,12 @@ export class IngressPath implements Disposable {
   }
 
   /** One datagram, alone in its batch. */
-  take(datagram: Uint8Array, source: string, ecn = 0): keyof typeof Drop {
+  take(datagram: Uint8Array, source: string, ecn = 0, gsoSize = 0): keyof typeof Drop {
     this.setSource(addressBytes(source));
     // Never at an aligned offset, as it is behind the headers of a coalesced message.
     const at = this.roomAt + 6;
     this.arena.bytes.set(datagram, at);
-    const drop = this.takeAt(at, at + datagram.length, ecn);
+    const drop = this.takeAt(at, at + datagram.length, ecn, gsoSize);
     this.flush();
     return dropNames[drop]!;
   }
