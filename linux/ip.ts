@@ -1,5 +1,5 @@
 /**
- * Links, addresses and routes through iproute2: read as JSON, changed in batches.
+ * The host's network through iproute2: read as JSON, changed in batches.
  * Only the fields that Weft reads are declared; iproute2 gives more.
  */
 import { type ProgramOptions, collect, run } from './program.ts';
