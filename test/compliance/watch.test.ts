@@ -22,21 +22,17 @@ test.before(async () => {
 });
 test.after.always(() => server.stop());
 
-/** Writes, changes and deletes: `count` keys stay, each with its number as value. */
+/**
+ * `count` keys that stay, each with its number as value, and as many that are deleted again. No event is
+ * made good by a later one: a lost one stays visible.
+ */
 async function write(store: Store, prefix: string, from: number, count: number): Promise<void> {
   const one = async (i: number): Promise<void> => {
-    const key = `${prefix}/${i}`;
-    const modRevision = await store.commit({ kind: 'create', key, value: 'x', leaseId: null });
-    await store.commit({
-      kind: 'replace',
-      key,
-      value: String(i),
-      leaseId: null,
-      modRevision: modRevision!,
-    });
     const gone = `${prefix}/gone-${i}`;
-    const created = await store.commit({ kind: 'create', key: gone, value: '', leaseId: null });
-    await store.commit({ kind: 'delete', key: gone, modRevision: created! });
+    const modRevision = await store.commit({ kind: 'create', key: gone, value: '', leaseId: null });
+    const key = `${prefix}/${i}`;
+    await store.commit({ kind: 'create', key, value: String(i), leaseId: null });
+    await store.commit({ kind: 'delete', key: gone, modRevision: modRevision! });
   };
   for (let at = from; at < from + count; at += 50) {
     await Promise.all(Array.from({ length: 50 }, (_, i) => one(at + i)));
@@ -99,18 +95,18 @@ test('cut again and again while it catches up on thousands of writes: no event i
   await write(writer, prefix, 0, 50);
   await view.until(() => isComplete(view.entries, prefix, 50));
 
-  // 4 x 1500 events behind a line that stands still, then catching up in pieces of 20 kB.
+  // Thousands of events behind a line that stands still, then caught up with in pieces. etcd sends up to
+  // 1000 revisions in one message of some 75 kB: a piece holds one and part of the next.
   proxy.pause();
   await write(writer, prefix, 50, 1500);
   t.is(view.entries.size, 50);
-  proxy.cutEvery(20_000);
+  proxy.cutEvery(100_000);
   proxy.cut();
   proxy.resume();
   await write(writer, prefix, 1550, 450);
-  await view.until(() => view.interruptions.length > 10);
+  await view.until(() => proxy.cuts >= 3);
   proxy.cutEvery(0);
   await view.until(() => isComplete(view.entries, prefix, 2000));
-  t.true(proxy.receivedBytes > 200_000);
   t.is(view.interruptions.at(-1), null);
   t.true(view.interruptions.includes('ERR_STORE_UNREACHABLE'));
 });

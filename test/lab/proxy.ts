@@ -4,8 +4,8 @@ import { type Socket, connect, createServer } from 'node:net';
 
 export interface TcpProxy extends AsyncDisposable {
   readonly port: number;
-  /** Bytes passed from the server to clients so far. */
-  readonly receivedBytes: number;
+  /** How often cutEvery has cut. */
+  readonly cuts: number;
   /** Resets all connections; new ones are accepted. */
   cut(): void;
   /** Resets the connections each time so many more bytes came from the server; 0: never again. */
@@ -18,9 +18,9 @@ export interface TcpProxy extends AsyncDisposable {
 export async function startProxy(targetPort: number): Promise<TcpProxy> {
   const pairs = new Set<readonly [Socket, Socket]>();
   let paused = false;
-  let receivedBytes = 0;
   let cutEveryBytes = 0;
   let leftBytes = 0;
+  let cuts = 0;
   const cut = (): void => {
     for (const [client, target] of pairs) {
       client.resetAndDestroy();
@@ -37,10 +37,10 @@ export async function startProxy(targetPort: number): Promise<TcpProxy> {
     ] as const) {
       from.on('data', (chunk) => {
         if (from === target) {
-          receivedBytes += chunk.length;
           leftBytes -= chunk.length;
           if (cutEveryBytes > 0 && leftBytes <= 0) {
             leftBytes = cutEveryBytes;
+            cuts++;
             cut();
             return;
           }
@@ -70,8 +70,8 @@ export async function startProxy(targetPort: number): Promise<TcpProxy> {
   };
   return {
     port: address.port,
-    get receivedBytes() {
-      return receivedBytes;
+    get cuts() {
+      return cuts;
     },
     cut,
     cutEvery(bytes) {
