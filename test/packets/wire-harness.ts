@@ -465,6 +465,8 @@ export class Wire implements Disposable {
   readonly #port: number;
   readonly #fds: number[];
   #state: OverlayState;
+  /** Of the datagrams that were sent, those that `received` has waited for. */
+  #taken = 0;
 
   constructor(options: WireOptions = {}) {
     const family = options.underlay ?? 4;
@@ -552,10 +554,9 @@ export class Wire implements Disposable {
   received(): Datagram[] {
     const sent = this.counters['udpSentDatagrams']! - this.#taken;
     const datagrams = this.a === this.b ? this.a.receive(sent) : this.#receiveEither(sent);
-    this.#taken += sent;
+    this.#taken += datagrams.length;
     return datagrams;
   }
-  #taken = 0;
 
   #receiveEither(count: number): Datagram[] {
     const a = this.a.receiveAll();
