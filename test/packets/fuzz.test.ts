@@ -101,12 +101,12 @@ test(`ingress: a million broken datagrams (seed ${seed})`, (t) => {
     let from = 0;
     for (let i = 0; i < count; i++) {
       const at = begin + from + GUARD_BYTES;
-      bytes.set(batch.subarray(from + GUARD_BYTES, ends[i]!), at);
+      bytes.set(batch.subarray(from + GUARD_BYTES, ends[i]), at);
       from = ends[i]!;
     }
     from = 0;
     for (let i = 0; i < count; i++) {
-      const drop = path.takeAt(begin + from + GUARD_BYTES, begin + ends[i]!, i & 3, gsoSizes[i]!);
+      const drop = path.takeAt(begin + from + GUARD_BYTES, begin + ends[i]!, i & 3, gsoSizes[i]);
       outcomes[i] = drop;
       hash = Math.imul(hash ^ drop, 0x01000193);
       from = ends[i]!;
@@ -157,7 +157,7 @@ test(`ingress: a million broken datagrams (seed ${seed})`, (t) => {
   t.is(path.counters['udpDatagrams'], 2 * frames);
   t.log(`${frames} datagrams, ${delivered / 2} writes to the TUN, seed ${seed}`);
   t.true(delivered > FRAMES / 20, 'enough of them get through');
-  const met = [...reasons].map((reason) => dropNames[reason]).sort();
+  const met = [...reasons].map((reason) => dropNames[reason]);
   for (const name of [
     'truncated',
     'flags',
