@@ -43,6 +43,8 @@ const stateOf = (...peers: readonly Peer[]): OverlayState => ({
   peers,
 });
 
+const unspaced = (hex: string): string => hex.replaceAll(' ', '');
+
 const compile = (...peers: readonly Peer[]) => compileSnapshot(stateOf(...peers), 8472, 1);
 
 const refused: readonly [name: string, peers: readonly Peer[], why: RegExp][] = [
@@ -121,10 +123,10 @@ test('a next hop: headers as they are sent, the address as the kernel takes it',
   const hex = (from: number, bytes: number) =>
     Buffer.from(hops.buffer).toString('hex', from, from + bytes);
   t.is(hops.length, 4 * HOP_BYTES);
-  t.is(hex(0, 22), '0800000000000700' + '02000000000a' + '021122334455' + '0800');
+  t.is(hex(0, 22), unspaced('0800000000000700 02000000000a 021122334455 0800'));
   t.is(view.getUint32(HOP_FAMILY, true), 4);
   t.is(view.getUint32(HOP_ADDRESS_LENGTH, true), 16);
-  t.is(hex(HOP_ADDRESS, 16), '0200' + '2118' + 'c0000202' + '0000000000000000');
+  t.is(hex(HOP_ADDRESS, 16), unspaced('0200 2118 c0000202 0000000000000000'));
   t.is(view.getUint32(HOP_MTU, true), 1450);
   t.is(hex(HOP_BYTES, HOP_BYTES), '00'.repeat(HOP_BYTES), 'no next hop for IPv6');
   const b6 = 3 * HOP_BYTES;
@@ -133,7 +135,7 @@ test('a next hop: headers as they are sent, the address as the kernel takes it',
   t.is(view.getUint32(b6 + HOP_ADDRESS_LENGTH, true), 28);
   t.is(
     hex(b6 + HOP_ADDRESS, 28),
-    '0a00' + '2118' + '00000000' + '20010db8000000000000000000000003' + '00000000',
+    unspaced('0a00 2118 00000000 20010db8000000000000000000000003 00000000'),
   );
 });
 

@@ -157,7 +157,7 @@ test(`ingress: a million broken datagrams (seed ${seed})`, (t) => {
   t.is(path.counters['udpDatagrams'], 2 * frames);
   t.log(`${frames} datagrams, ${delivered / 2} writes to the TUN, seed ${seed}`);
   t.true(delivered > FRAMES / 20, 'enough of them get through');
-  const met = [...reasons].map((reason) => dropNames[reason]);
+  const met = new Set([...reasons].map((reason) => dropNames[reason]));
   for (const name of [
     'truncated',
     'flags',
@@ -172,7 +172,7 @@ test(`ingress: a million broken datagrams (seed ${seed})`, (t) => {
     'ecn',
     'ttl',
   ] as const) {
-    t.true(met.includes(name), `${name} is met`);
+    t.true(met.has(name), `${name} is met`);
   }
 });
 

@@ -185,6 +185,11 @@ const rows: readonly Row[] = [
     'nested',
   ],
   [
+    'what only looks like it, in a later fragment',
+    build.vxlan(toUs, nested({ ...from4, fragmentOffset: 9 }, US.node4, 8472)),
+    nested({ ...from4, fragmentOffset: 9 }, US.node4, 8472),
+  ],
+  [
     "a pod's own port 8472",
     build.vxlan(toUs, nested(from4, '10.244.1.5', 8472)),
     nested(from4, '10.244.1.5', 8472),
@@ -245,6 +250,15 @@ for (const underlay of [4, 6] as const) {
     });
   }
 }
+
+test('a UDP header cut off before its ports is not looked for behind the end', (t) => {
+  using path = new IngressPath(state4);
+  t.is(path.take(build.vxlan(toUs, nested(from4, US.node4, 8472)), A4), 'nested');
+  // The same place still holds the port behind the end of this one.
+  const short = build.ip({ ...from4, destination: US.node4 }, build.UDP, build.payloadOf(2));
+  t.is(path.take(build.vxlan(toUs, short), A4), 'none');
+  t.is(path.tun.read()[0]!.packet.toString('hex'), short.toString('hex'));
+});
 
 test('lease lost: nothing is delivered', (t) => {
   using path = new IngressPath({ ...state4, forwarding: false });
