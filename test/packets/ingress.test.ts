@@ -373,6 +373,35 @@ for (const underlay of [4, 6] as const) {
   }
 }
 
+test('sockets: each batch has room for what the kernel tells: segment size and ECN', (t) => {
+  using wire = new Wire({ offloads: { coalesce: false } });
+  const packet = (ecn: number) => build.udp({ ...from4, tos: ecn }, PAYLOAD);
+  const datagram = build.vxlan(toUs, packet(2));
+  for (let round = 0; round < 4; round++) {
+    const before = wire.counters['udpDatagrams']!;
+    const count = round % 2 === 0 ? 1 : 3;
+    wire.a.segmentBy(round % 2 === 0 ? 0 : datagram.length);
+    wire.fromPeer(wire.a, Buffer.concat(Array.from({ length: count }, () => datagram)), 3);
+    wire.settleDatagrams(count, before);
+    t.deepEqual(
+      wire.tun.read().map((entry) => entry.packet.toString('hex')),
+      Array.from({ length: count }, () => packet(3).toString('hex')),
+    );
+  }
+});
+
+test('sockets: the last datagram of a message ends where it ends', (t) => {
+  using wire = new Wire({ offloads: { coalesce: false } });
+  wire.a.segmentBy(good4.length);
+  // What stands in the slot from the first message would make the cut one whole.
+  wire.fromPeer(wire.a, Buffer.concat([good4, good4]));
+  wire.settleDatagrams(2, 0);
+  wire.fromPeer(wire.a, Buffer.concat([good4, good4.subarray(0, -1)]));
+  wire.settleDatagrams(2, 2);
+  t.deepEqual(dropsOf(wire.counters), { ipHeader: 1 });
+  t.is(wire.tun.read().length, 3);
+});
+
 test('sockets: an empty datagram is counted as truncated', (t) => {
   using wire = new Wire();
   wire.fromPeer(wire.a, new Uint8Array());
