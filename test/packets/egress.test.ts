@@ -640,6 +640,31 @@ for (const underlay of [4, 6] as const) {
   });
 }
 
+test('the kernel refuses segmentation: said once, and everything arrives one by one', (t) => {
+  using wire = new Wire();
+  wire.refuseSegmentation();
+  const packets = Array.from({ length: 8 }, (_, i) =>
+    build.tcp({ ...to4, ...partial, sourcePort: 1000 + i, tos: i & 2 }, build.payloadOf(3000, i)),
+  );
+  for (const packet of packets) t.true(wire.tun.write(packet, large(packet, 1000)));
+  wire.settle();
+  const received = wire.received();
+  for (const { payload, tos } of received) t.is(tos, payload[23]! & 3);
+  const expected = packets.flatMap((packet) => build.segmentReference(packet, 1000).map(toA));
+  t.deepEqual(hex(received.map(({ payload }) => payload)).sort(), hex(expected).sort());
+  t.deepEqual(
+    wire.events.map((event) => event.kind === 'offload-off' && event.offload),
+    ['udpGso'],
+  );
+  t.deepEqual(dropsOf(wire.counters), {});
+  t.is(unaccounted(wire.counters), 0);
+
+  // From now on nobody asks for it.
+  wire.carry([packets[0]!, large(packets[0]!, 1000)]);
+  t.is(wire.received().length, 3);
+  t.is(wire.events.length, 1);
+});
+
 test('a peer that cannot be reached: datagrams are counted as not sent', (t) => {
   using wire = new Wire();
   // 127.0.0.1 cannot send to a broadcast address without permission: EACCES.

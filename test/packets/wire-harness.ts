@@ -17,6 +17,7 @@ import { addressOf, close, errno, eventfd, poll, setsockopt } from '../../linux/
 import { EAGAIN, SystemCallError } from '../../linux/errno.ts';
 import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
 import {
+  type BoundSocket,
   SOCKADDR_BYTES,
   UDP_SEGMENT,
   SOL_UDP,
@@ -54,6 +55,7 @@ const AF_UNIX = 1;
 const SOCK_DGRAM_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+const SO_NO_CHECK = 11;
 const SO_SNDBUFFORCE = 32;
 const SOL_IP = 0;
 const IP_TOS = 1;
@@ -464,6 +466,7 @@ export class Wire implements Disposable {
   readonly #address: IpAddress;
   readonly #port: number;
   readonly #fds: number[];
+  readonly #senders: readonly BoundSocket[];
   #state: OverlayState;
   /** Of the datagrams that were sent, those that `received` has waited for. */
   #taken = 0;
@@ -481,6 +484,7 @@ export class Wire implements Disposable {
     if (offloads.udpGro) enableGro(receiver);
     const senders = Array.from({ length: options.senders ?? 4 }, () => openSender(this.#address));
     const wakeFd = eventfd(0, EFD_NONBLOCK_CLOEXEC);
+    this.#senders = senders;
     this.#fds = [receiver, ...senders.map(({ fd }) => fd), wakeFd];
     this.#state = {
       ...stateOf(underlayOf(family, 2), underlayOf(family, 3)),
@@ -518,6 +522,14 @@ export class Wire implements Disposable {
 
   get counters(): Readonly<Record<string, number>> {
     return sumCounters([this.#counters]);
+  }
+
+  /**
+   * From now on the kernel refuses UDP_SEGMENT, as it does for devices that cannot: with EINVAL, which
+   * a socket gets that sends without checksums.
+   */
+  refuseSegmentation(): void {
+    for (const { fd } of this.#senders) setOption(fd, SOL_SOCKET, SO_NO_CHECK, 1);
   }
 
   /** A node sends to us. */
