@@ -145,7 +145,10 @@ async function listen(
   };
 }
 
-/** On a unix socket that only its owner can open. The caller holds the state directory's lock. */
+/**
+ * On a unix socket that only its owner can open; it is gone when the listening ends. The caller holds
+ * the state directory's lock.
+ */
 export async function listenOnSocket(
   path: string,
   options: ListenOptions,

@@ -241,6 +241,10 @@ test.serial(
     t.is(again.lease!.vtepMac, first.lease!.vtepMac);
     t.is(await indexOf(), index);
 
+    // The host as the first one left it: nothing is set again, and counters count on.
+    const changes = readFileSync(logFile, 'utf8').match(/"nft":true/g);
+    t.is(changes?.length, 1);
+
     // Stopped: what only makes sense while running goes, the rest stays.
     t.is(await daemon.stop('SIGTERM'), 0);
     t.is(await etcdPids(), '');
@@ -324,6 +328,33 @@ test.serial(
   },
 );
 
+test.serial(
+  'an etcd that does not answer: waits, says so, touches nothing, ends when asked',
+  async (t) => {
+    await weft(...cleanupArgs, '--purge');
+    const before = await traces();
+    const argv = daemonArgs.filter((it) => !it.includes('network='));
+    const daemon = await start([...argv, '--etcd-endpoints=http://127.0.0.1:1'], {
+      netns,
+      logFile,
+    });
+    const reason = await poll(async () => {
+      const { exitCode, stdout } = await weft('status', '--json', ...common);
+      if (exitCode !== 0) return undefined;
+      const { ready, forwarding, reasons } = JSON.parse(stdout) as StatusMessage;
+      t.false(ready || forwarding);
+      return reasons.find((it) => it.startsWith('no network config: '));
+    }, AbortSignal.timeout(20_000));
+    t.truthy(reason);
+    const { status, body } = await health('/healthz');
+    t.is(status, 503);
+    t.true(body.includes('no network config'), body);
+    t.is((await weft('lease', 'list', ...common)).exitCode, 1);
+    t.deepEqual(await traces(), before);
+    t.is(await daemon.stop('SIGTERM'), 0);
+  },
+);
+
 test.serial('giving back our own lease ends the daemon', async (t) => {
   const daemon = await startDaemon();
   t.regex((await weft('lease', 'release', 'own', ...common)).stdout, /^released 10\.244\./);
@@ -334,6 +365,12 @@ test.serial('an etcd that ends by itself is started again', async (t) => {
   await using _daemon = await startDaemon();
   const pid = Number((await run(['pgrep', '-f', `^[^ ]*etcd .*data-dir=${stateDir}/etcd`])).trim());
   process.kill(pid, 'SIGKILL');
+  // Only readiness turns red: what is known is forwarded.
+  await poll(
+    async () => ((await health('/readyz')).status === 503 ? true : undefined),
+    AbortSignal.timeout(5_000),
+  );
+  t.is((await health('/healthz')).status, 200);
   await poll(async () => {
     const now = await collect(['pgrep', '-f', `^[^ ]*etcd .*data-dir=${stateDir}/etcd`]);
     const alive = now.stdout.trim() !== '' && Number(now.stdout.trim()) !== pid;
@@ -343,6 +380,10 @@ test.serial('an etcd that ends by itself is started again', async (t) => {
     const { exitCode } = await weft('lease', 'list', ...common);
     return exitCode === 0 ? true : undefined;
   }, AbortSignal.timeout(30_000));
+  await poll(
+    async () => ((await health('/readyz')).status === 200 ? true : undefined),
+    AbortSignal.timeout(20_000),
+  );
   t.pass();
 });
 

@@ -9,6 +9,7 @@ import { listLeases, releaseLease } from '../ipam/lease-list.ts';
 import { watchPeers } from '../ipam/peers.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
+import { readTable } from '../linux/nft.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { formatAddress, parseAddress } from '../wire/address.ts';
@@ -30,14 +31,9 @@ import {
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
 import { requireProgram } from './programs.ts';
-import {
-  lockStateDir,
-  readNode,
-  refuseBusyStateDir,
-  removeRuntimeFiles,
-  stateFiles,
-  writeNode,
-} from './state-dir.ts';
+import { NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
+import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
+import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
 
@@ -129,7 +125,6 @@ class NodeDaemon {
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
-    open.defer(() => removeRuntimeFiles(stateDir));
     try {
       await this.#start(open, signal);
       await this.#reconcileForever(signal);
@@ -181,7 +176,7 @@ class NodeDaemon {
       open.use(etcd);
       this.#etcd = etcd;
       log.info(
-        { endpoint: etcd.endpoint, pid: etcd.pid },
+        { endpoint: etcd.endpoint, etcdPid: etcd.pid },
         'no --etcd-endpoints: running an etcd of our own, for this machine only',
       );
     }
@@ -237,6 +232,17 @@ class NodeDaemon {
       'packet path runs',
     );
     void this.#followPeers(store, network, addresses, signal);
+    if (dataplane.offloads.tunnelGso) void this.#guardTunnel(dataplane, signal);
+  }
+
+  async #guardTunnel(dataplane: Dataplane, signal: AbortSignal): Promise<void> {
+    const readLeft = async (): Promise<number | null> =>
+      (await readTable(NFT_FAMILY, NFT_TABLE))?.counters[TUNNEL_COUNTER] ?? null;
+    try {
+      await guardTunnel(dataplane, readLeft, signal);
+    } catch (cause) {
+      if (!signal.aborted) this.#end(new DaemonError('the tunnel TAP is not watched', { cause }));
+    }
   }
 
   async #awaitNetwork(store: Store, signal: AbortSignal): Promise<NetworkConfig> {

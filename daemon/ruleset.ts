@@ -28,13 +28,15 @@ export interface RulesetInputs {
 
 export interface Ruleset {
   readonly text: string;
-  /** The table's comment: the text's digest. */
+  /** One rule's comment: the digest of all. */
   readonly comment: string;
   readonly rules: number;
 }
 
 export const NFT_FAMILY = 'inet';
 export const NFT_TABLE = 'weft';
+/** Packets of the tunnel TAP that left the host (tunnel-guard.ts). */
+export const TUNNEL_COUNTER = 'tunnel_left';
 /** Gone, whether it was there or not. */
 export const deleteTable = `add table ${NFT_FAMILY} ${NFT_TABLE}\ndelete table ${NFT_FAMILY} ${NFT_TABLE}\n`;
 
@@ -83,7 +85,8 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
   const blocks = blocksOf(inputs);
   const refuse = 'counter name vxlan_from_pod drop';
   // The packet path's own device for whole tunnel packets sends from our address by design.
-  const trusted = `{ "lo", "${iface}", "${tunnelTapName(tunName)}" }`;
+  const tap = tunnelTapName(tunName);
+  const trusted = `{ "lo", "${iface}", "${tap}" }`;
   const forged = `udp dport ${port} iifname != ${trusted} fib saddr . iif oif missing ${refuse}`;
   const chains: { name: string; hook: string; rules: string[] }[] = [
     {
@@ -109,6 +112,19 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
       ],
     },
   ];
+  chains.push(
+    // Nobody answers a datagram of a tunnel: connection tracking would only cost.
+    {
+      name: 'tunnel_in',
+      hook: 'type filter hook prerouting priority raw',
+      rules: [`iifname "${tap}" notrack`],
+    },
+    {
+      name: 'tunnel_out',
+      hook: 'type filter hook postrouting priority filter + 10',
+      rules: [`iifname "${tap}" counter name ${TUNNEL_COUNTER}`],
+    },
+  );
   if (inputs.ipMasq) {
     chains.push({
       name: 'postrouting',
@@ -119,14 +135,15 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
       ],
     });
   }
-  const body = chains.map((it) => chain(it.name, it.hook, it.rules)).join('\n');
-  const comment = createHash('sha256').update(body).digest('hex').slice(0, 32);
+  const digest = createHash('sha256').update(JSON.stringify(chains)).digest('hex').slice(0, 32);
+  // A rule's comment: nft 1.0 does not show a table's in JSON.
+  chains[0]!.rules[0] += ` comment "${digest}"`;
   const text = [
     `${deleteTable}table ${NFT_FAMILY} ${NFT_TABLE} {`,
-    `  comment "${comment}"`,
     '  counter vxlan_from_pod { }',
-    body,
+    `  counter ${TUNNEL_COUNTER} { }`,
+    ...chains.map((it) => chain(it.name, it.hook, it.rules)),
     '}\n',
   ].join('\n');
-  return { text, comment, rules: chains.reduce((sum, it) => sum + it.rules.length, 0) };
+  return { text, comment: digest, rules: chains.reduce((sum, it) => sum + it.rules.length, 0) };
 }

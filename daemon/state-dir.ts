@@ -9,7 +9,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { tryLock } from '../linux/lock.ts';
 import { type Mac, formatMac, isUnicastMac, localMac, parseMac } from '../wire/mac.ts';
@@ -130,9 +130,4 @@ export async function writeSysctlRecord(
   record: Readonly<Record<string, string>>,
 ): Promise<void> {
   await replaceFile(stateFiles(dir).sysctls, `${JSON.stringify(record)}\n`, 0o600);
-}
-
-/** What only makes sense while a daemon runs, left by one that was killed. */
-export async function removeRuntimeFiles(dir: string): Promise<void> {
-  await rm(stateFiles(dir).socket, { force: true });
 }

@@ -1,12 +1,12 @@
 /** The network below: which interface carries the encapsulated packets, and from which addresses. */
 import { type InterfaceAddresses, type Route, listAddresses, listRoutes } from '../linux/ip.ts';
 import {
-  type IpAddress,
   type Ipv4,
   type Ipv6,
-  familyOf,
   formatAddress,
   parseAddress,
+  parseIpv4,
+  parseIpv6,
 } from '../wire/address.ts';
 import { type Cidr, cidrOf } from '../wire/cidr.ts';
 import { type Config, ConfigError } from './config.ts';
@@ -31,12 +31,16 @@ export interface UnderlaySources {
 
 type UnderlayConfig = Pick<Config, 'iface' | 'publicIp' | 'publicIpv6' | 'tunName'>;
 
-/** An address that others can reach, the likeliest to stay first: not temporary, not deprecated. */
-function addressesOf(link: InterfaceAddresses, family: 'inet' | 'inet6'): readonly IpAddress[] {
-  return link.addr_info
+/** An address that others can reach, the likeliest to stay: not deprecated, rather not temporary. */
+function firstOf<A>(
+  link: InterfaceAddresses,
+  family: 'inet' | 'inet6',
+  parse: (text: string) => A,
+): A | null {
+  const [first] = link.addr_info
     .filter((it) => it.family === family && it.scope === 'global' && !it.deprecated)
-    .toSorted((a, b) => Number(a.temporary ?? false) - Number(b.temporary ?? false))
-    .map((it) => parseAddress(it.local));
+    .toSorted((a, b) => Number(a.temporary ?? false) - Number(b.temporary ?? false));
+  return first === undefined ? null : parse(first.local);
 }
 
 function chooseLink(sources: UnderlaySources, iface: UnderlayConfig['iface']): InterfaceAddresses {
@@ -76,10 +80,8 @@ export function chooseUnderlay(sources: UnderlaySources, config: UnderlayConfig)
   }
   if (!link.flags.includes('UP')) throw new ConfigError(`--iface: interface ${ifname} is down`);
   const named = typeof config.iface === 'string' ? null : config.iface;
-  const namedOf = (family: 4 | 6): IpAddress | null =>
-    named !== null && familyOf(named) === family ? named : null;
-  const address4 = (namedOf(4) ?? addressesOf(link, 'inet')[0] ?? null) as Ipv4 | null;
-  const address6 = (namedOf(6) ?? addressesOf(link, 'inet6')[0] ?? null) as Ipv6 | null;
+  const address4 = typeof named === 'number' ? named : firstOf(link, 'inet', parseIpv4);
+  const address6 = typeof named === 'bigint' ? named : firstOf(link, 'inet6', parseIpv6);
   if (address4 === null && address6 === null) {
     throw new ConfigError(`--iface: interface ${ifname} has no address that peers could reach`);
   }

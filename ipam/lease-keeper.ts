@@ -338,7 +338,8 @@ class Keeper implements LeaseKeeper {
         signal,
       );
       if (renewed !== null) {
-        if (claim.leaseId !== null) await this.#drop(claim.leaseId);
+        // The old lease is left to end by itself: nothing hangs on it any more.
+        if (claim.leaseId !== null) this.#granted.delete(claim.leaseId);
         return {
           ...claim,
           leaseId: grant.leaseId,

@@ -18,25 +18,24 @@ export interface SubnetEntry extends DecodedEntry {
 
 export const subnetsPrefix = (prefix: string): string => `${prefix}/subnets/`;
 
-/** Decodes each entry once, for as long as the store hands out the same object. */
+/** Decodes each entry once, for as long as it stays unchanged. */
 export function subnetReader(
   prefix: string,
   network: NetworkConfig,
 ): (entries: Iterable<StoreEntry>) => SubnetEntry[] {
   const start = subnetsPrefix(prefix).length;
-  const decoded = new WeakMap<StoreEntry, SubnetEntry>();
+  let before = new Map<string, SubnetEntry>();
   const decode = (entry: StoreEntry): SubnetEntry => {
-    let subnet = decoded.get(entry);
-    if (subnet === undefined) {
-      const key = entry.key.slice(start);
-      const reserved = entry.leaseId === null;
-      subnet = { key, entry, overlaps: null, ...decodeEntry(key, entry.value, reserved, network) };
-      decoded.set(entry, subnet);
-    }
-    return subnet;
+    const known = before.get(entry.key);
+    if (known?.entry.modRevision === entry.modRevision) return known;
+    const key = entry.key.slice(start);
+    const reserved = entry.leaseId === null;
+    return { key, entry, overlaps: null, ...decodeEntry(key, entry.value, reserved, network) };
   };
   return (entries) => {
-    const subnets = Array.from(entries, decode).sort(
+    const subnets = Array.from(entries, decode);
+    before = new Map(subnets.map((subnet) => [subnet.entry.key, subnet]));
+    subnets.sort(
       (a, b) => a.entry.createRevision - b.entry.createRevision || (a.key < b.key ? -1 : 1),
     );
     const taken4 = new DisjointBlocks();

@@ -2,10 +2,9 @@
  * One block of memory that JavaScript, the SIMD checksum and the kernel all see in place: a shared
  * WebAssembly memory that never grows, so that neither its address nor its views ever change.
  */
-import { addressOf, madvise } from './libc.ts';
+import { addressOf } from './libc.ts';
 
 const PAGE_BYTES = 65536;
-const MADV_HUGEPAGE = 14;
 
 export interface Arena {
   readonly memory: WebAssembly.Memory;
@@ -25,8 +24,6 @@ export function createArena(bytes: number): Arena {
   const pages = Math.ceil(bytes / PAGE_BYTES);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const address = addressOf(memory.buffer);
-  // Fewer TLB misses while the kernel copies. Refused where huge pages are off: nothing is lost then.
-  madvise(address, pages * PAGE_BYTES, MADV_HUGEPAGE);
   const words = new Uint32Array(memory.buffer);
   const low = address % 2 ** 32;
   const high = Math.floor(address / 2 ** 32);

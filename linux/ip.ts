@@ -1,5 +1,5 @@
 /**
- * Links, addresses, routes, rules and neighbours through iproute2: read as JSON, changed in batches.
+ * The host's network through iproute2: read as JSON, changed in batches.
  * Only the fields that Weft reads are declared; iproute2 gives more.
  */
 import { type ProgramOptions, collect, run } from './program.ts';
@@ -67,22 +67,6 @@ export interface Route {
   readonly metrics?: readonly { readonly mtu?: number }[];
 }
 
-export interface Rule {
-  readonly priority: number;
-  readonly src: string;
-  readonly dst?: string;
-  readonly table?: string;
-  readonly iif?: string;
-  readonly fwmark?: string;
-}
-
-export interface Neighbour {
-  readonly dst: string;
-  readonly dev: string;
-  readonly lladdr?: string;
-  readonly state: readonly string[];
-}
-
 export interface IpScope {
   /** Named network namespace; absent: our own. */
   readonly netns?: string | undefined;
@@ -133,12 +117,6 @@ export const listRoutes = (
       `${scope.table ?? 'main'}`,
     ),
   );
-
-export const listRules = (scope: IpScope & { readonly family?: 4 | 6 } = {}): Promise<Rule[]> =>
-  show<Rule>(ip(scope, '-json', `-${scope.family ?? 4}`, 'rule', 'show'));
-
-export const listNeighbours = (scope: IpScope = {}): Promise<Neighbour[]> =>
-  show<Neighbour>(ip(scope, '-json', 'neigh', 'show'));
 
 /** The words of one command: `['route', 'replace', '10.244.1.0/24', 'dev', 'weft0']`. */
 export type Command = readonly (string | number)[];

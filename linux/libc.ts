@@ -63,6 +63,4 @@ export const recvmmsg = bind<
   [fd: number, messages: number, count: number, flags: number, timeout: number]
 >('int recvmmsg(int, uintptr_t, unsigned int, int, uintptr_t)');
 export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsigned int, int)');
-export const madvise = bind<[address: number, bytes: number, advice: number]>(
-  'int madvise(uintptr_t, uintptr_t, int)',
-);
+export const schedYield = bind<[]>('int sched_yield()');

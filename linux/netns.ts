@@ -13,7 +13,7 @@ export async function createNamespace(name: string): Promise<void> {
   await run(['ip', '-n', name, 'link', 'set', 'lo', 'up']);
 }
 
-/** Its devices go with the last process inside; see `namespacePids`. A name that is not there is fine. */
+/** Its devices go with the last process inside. A name that is not there is fine. */
 export async function deleteNamespace(name: string): Promise<void> {
   try {
     await run(['ip', 'netns', 'delete', name]);
@@ -30,11 +30,6 @@ export async function listNamespaces(): Promise<string[]> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw error;
   }
-}
-
-export async function namespacePids(name: string): Promise<number[]> {
-  const text = await run(['ip', 'netns', 'pids', name]);
-  return text.split('\n').filter(Boolean).map(Number);
 }
 
 /** `net.ipv4.ip_forward` -> /proc/sys/net/ipv4/ip_forward; a slash stands for a dot inside a name. */

@@ -3,7 +3,7 @@ import { ProgramError, run } from './program.ts';
 
 /** One table of one family, as `nft --json list table` gives it. */
 export interface NftTable {
-  /** The table's comment, or ''. */
+  /** The first comment of a rule, or ''. */
   readonly comment: string;
   readonly rules: number;
   /** Packets by named counter. */
@@ -27,13 +27,12 @@ export async function readTable(family: string, name: string): Promise<NftTable 
   }
   const { nftables } = JSON.parse(text) as {
     nftables: readonly {
-      table?: { comment?: string };
-      rule?: object;
+      rule?: { comment?: string };
       counter?: { name: string; packets: number };
     }[];
   };
   return {
-    comment: nftables.find((it) => it.table !== undefined)?.table?.comment ?? '',
+    comment: nftables.find((it) => it.rule?.comment !== undefined)?.rule?.comment ?? '',
     rules: nftables.filter((it) => it.rule !== undefined).length,
     counters: Object.fromEntries(
       nftables.flatMap(({ counter }) => (counter ? [[counter.name, counter.packets]] : [])),

@@ -6,7 +6,7 @@
  */
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
-import { errno, poll, readv } from '../linux/libc.ts';
+import { errno, poll, readv, schedYield } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
 import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
@@ -34,6 +34,9 @@ const READ_PACKETS = 64;
 const HEADROOM = 128;
 const SEGMENT_HEADERS = 2048;
 const ARENA_BYTES = 14 << 20;
+/** About 100 us where nobody else wants the processor. */
+const LOOKS = 100;
+const BACK_OFF_MAX = 64;
 const IOVEC_BYTES = 16;
 const POLLFD_BYTES = 8;
 const POLLIN = 1;
@@ -127,6 +130,8 @@ export function createLoop(options: LoopOptions): Loop {
   setPointer(wakeVectorAt, arena.take(8, 'wake count'));
   words[(wakeVectorAt + 8) >>> 2] = 8;
   let generation = 0;
+  let skip = 0;
+  let backOff = 1;
 
   function createQueue(bound: BoundSocket, family: Family): Sender {
     return createSender(arena, counters, {
@@ -222,6 +227,29 @@ export function createLoop(options: LoopOptions): Loop {
     return view.getUint16(pollAt + i * POLLFD_BYTES + 6, true);
   }
 
+  /**
+   * A thread that sleeps is woken late: an idle processor takes tens of microseconds. So before it
+   * sleeps it looks again for a while, giving way to whoever else wants the processor, as long as that
+   * pays: after a look in vain it goes to sleep at once for a number of times that doubles.
+   */
+  function wait(timeoutMs: number): number {
+    if (timeoutMs < 0 && skip === 0) {
+      for (let i = 0; i < LOOKS; i++) {
+        const ready = poll(pollAddress, pollCount, 0);
+        if (ready !== 0) {
+          backOff = 1;
+          return ready;
+        }
+        schedYield();
+      }
+      skip = backOff;
+      if (backOff < BACK_OFF_MAX) backOff *= 2;
+    } else if (skip > 0) {
+      skip--;
+    }
+    return poll(pollAddress, pollCount, timeoutMs);
+  }
+
   function turn(timeoutMs: number): boolean {
     const published = Atomics.load(control, CONTROL_GENERATION);
     if (published !== generation) {
@@ -229,7 +257,7 @@ export function createLoop(options: LoopOptions): Loop {
       tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
       options.onChange(peers);
     }
-    if (poll(pollAddress, pollCount, timeoutMs) <= 0) return false;
+    if (wait(timeoutMs) <= 0) return false;
     counters[Counter.wakeups]!++;
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();

@@ -47,13 +47,16 @@ export class EtcdOptionsError extends Error {
   readonly code = 'ERR_ETCD_OPTIONS';
 }
 
+type Call<T> = (client: Etcd3, options: { deadline: number }) => Promise<T>;
+
 const CALL_TIMEOUT_MS = 5_000;
 
 /** Finds a half-open connection within 15 s; etcd refuses pings more often than every 5 s. */
 const GRPC_OPTIONS = {
   'grpc.keepalive_time_ms': 10_000,
   'grpc.keepalive_timeout_ms': 5_000,
-  'grpc.keepalive_permit_without_calls': 1,
+  // etcd takes a ping without a call for abuse, and closes the connection.
+  'grpc.keepalive_permit_without_calls': 0,
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.max_reconnect_backoff_ms': 2_000,
   // One entry may be as large as etcd lets anybody write it; a list of such ones must still be read.
@@ -69,26 +72,30 @@ export function openEtcd(options: EtcdOptions): Store {
 }
 
 class EtcdStore implements Store {
-  readonly #client: Etcd3;
+  /** One per endpoint: we choose, because etcd3 would choose at random, the dead one included. */
+  readonly #clients: readonly Etcd3[];
+  /** Index of the one that answered last. */
+  #current = 0;
   readonly #endpoints: readonly string[];
   readonly #callTimeoutMs: number;
 
   constructor(options: EtcdOptions) {
-    this.#client = new Etcd3(clientOptions(options));
+    const shared = clientOptions(options);
+    this.#clients = options.endpoints.map((hosts) => new Etcd3({ ...shared, hosts }));
     this.#endpoints = options.endpoints;
     this.#callTimeoutMs = options.callTimeoutMs ?? CALL_TIMEOUT_MS;
   }
 
   async get(key: string, signal?: AbortSignal): Promise<StoreEntry | null> {
-    const answer = await this.#read(signal, (call) =>
-      this.#client.kv.range({ key: Buffer.from(key) }, call),
+    const answer = await this.#read(signal, (client, call) =>
+      client.kv.range({ key: Buffer.from(key) }, call),
     );
     return answer.kvs[0] === undefined ? null : toEntry(answer.kvs[0]);
   }
 
   async list(prefix: string, signal?: AbortSignal): Promise<Listing> {
-    const answer = await this.#read(signal, (call) =>
-      this.#client.kv.range({ key: Buffer.from(prefix), range_end: endOf(prefix) }, call),
+    const answer = await this.#read(signal, (client, call) =>
+      client.kv.range({ key: Buffer.from(prefix), range_end: endOf(prefix) }, call),
     );
     const entries = new Map(answer.kvs.map((kv) => [kv.key.toString(), toEntry(kv)]));
     return { entries, revision: Number(answer.header.revision) };
@@ -96,8 +103,8 @@ class EtcdStore implements Store {
 
   async commit(change: Change, signal?: AbortSignal): Promise<number | null> {
     const key = Buffer.from(change.key);
-    const answer = await this.#call(signal, (call) =>
-      this.#client.kv.txn(
+    const answer = await this.#call(signal, (client, call) =>
+      client.kv.txn(
         {
           compare: [
             change.kind === 'create'
@@ -123,16 +130,16 @@ class EtcdStore implements Store {
   }
 
   async grant(ttlMs: number, signal?: AbortSignal): Promise<LeaseGrant> {
-    const answer = await this.#call(signal, (call) =>
-      this.#client.leaseClient.leaseGrant({ TTL: Math.ceil(ttlMs / 1000) }, call),
+    const answer = await this.#call(signal, (client, call) =>
+      client.leaseClient.leaseGrant({ TTL: Math.ceil(ttlMs / 1000) }, call),
     );
     return { leaseId: answer.ID, ttlMs: Number(answer.TTL) * 1000 };
   }
 
   async revoke(leaseId: string, signal?: AbortSignal): Promise<void> {
-    await this.#call(signal, async (call) => {
+    await this.#call(signal, async (client, call) => {
       try {
-        await this.#client.leaseClient.leaseRevoke({ ID: leaseId }, call);
+        await client.leaseClient.leaseRevoke({ ID: leaseId }, call);
       } catch (error) {
         if (!(error instanceof EtcdLeaseInvalidError)) throw error;
       }
@@ -151,15 +158,12 @@ class EtcdStore implements Store {
   }
 
   [Symbol.dispose](): void {
-    this.#client.close();
+    for (const client of this.#clients) client.close();
   }
 
-  /** A call that may be repeated: another endpoint may answer where the first could not. */
-  async #read<T>(
-    signal: AbortSignal | undefined,
-    run: (call: { deadline: number }) => Promise<T>,
-  ): Promise<T> {
-    for (let left = this.#endpoints.length; ; left--) {
+  /** A call that may be repeated: where one endpoint cannot answer, another may. */
+  async #read<T>(signal: AbortSignal | undefined, run: Call<T>): Promise<T> {
+    for (let left = this.#clients.length; ; left--) {
       try {
         return await this.#call(signal, run);
       } catch (error) {
@@ -169,17 +173,15 @@ class EtcdStore implements Store {
     }
   }
 
-  async #call<T>(
-    signal: AbortSignal | undefined,
-    run: (call: { deadline: number }) => Promise<T>,
-  ): Promise<T> {
+  async #call<T>(signal: AbortSignal | undefined, run: Call<T>): Promise<T> {
     signal?.throwIfAborted();
+    const used = this.#current;
     try {
-      const answer = run({ deadline: Date.now() + this.#callTimeoutMs });
+      const answer = run(this.#clients[used]!, { deadline: Date.now() + this.#callTimeoutMs });
       return await (signal === undefined ? answer : unlessAborted(answer, signal));
     } catch (error) {
       signal?.throwIfAborted();
-      throw this.#explain(error);
+      throw this.#explain(error, used);
     }
   }
 
@@ -189,24 +191,23 @@ class EtcdStore implements Store {
     signal: AbortSignal,
   ): AsyncGenerator<readonly StoreEvent[]> {
     signal.throwIfAborted();
+    const used = this.#current;
     // The package's declaration leaves out that a gRPC stream is a Node stream.
-    const stream = (await this.#call(signal, () =>
-      this.#client.watchClient.watch(),
+    const stream = (await this.#call(signal, (client) =>
+      client.watchClient.watch(),
     )) as unknown as NodeJS.ReadWriteStream & {
       write(request: IWatchRequest): boolean;
       cancel(): void;
     };
-    let silent = false;
     const quit = (): void => {
       // Ended first: a cancelled stream that is still writable makes etcd3 close its other connections.
       stream.end();
       stream.cancel();
     };
-    const opening = setTimeout(() => {
-      silent = true;
-      quit();
-    }, this.#callTimeoutMs);
+    const opening = setTimeout(quit, this.#callTimeoutMs);
     signal.addEventListener('abort', quit, { once: true });
+    // It may have been aborted in the very turn that gave us the stream.
+    if (signal.aborted) quit();
     try {
       stream.write({
         create_request: {
@@ -226,9 +227,7 @@ class EtcdStore implements Store {
       }
     } catch (error) {
       if (error instanceof CompactedError) throw error;
-      if (silent)
-        throw this.#explain(new Error('etcd did not answer in time', { cause: error }), true);
-      throw this.#explain(error);
+      throw this.#explain(error, used);
     } finally {
       clearTimeout(opening);
       signal.removeEventListener('abort', quit);
@@ -236,10 +235,12 @@ class EtcdStore implements Store {
     }
   }
 
-  #explain(cause: unknown, unreachable = false): StoreError {
+  /** The next call goes to the endpoint after the one that could not be reached. */
+  #explain(cause: unknown, used: number): StoreError {
     const error = cause instanceof Error ? cause : new Error(String(cause));
-    const at = this.#endpoints.join(', ');
-    if (unreachable || isUnreachable(error)) {
+    const at = this.#endpoints[used];
+    if (isUnreachable(error)) {
+      if (this.#current === used) this.#current = (used + 1) % this.#clients.length;
       return new StoreError(
         'ERR_STORE_UNREACHABLE',
         `etcd at ${at} cannot be reached; what is known goes on to be used: ${error.message}`,
@@ -291,11 +292,7 @@ function clientOptions({ endpoints, tls, login, callTimeoutMs }: EtcdOptions): I
     ...(login && { auth: login }),
     // Calls bring their own deadline; this one is for the login, which etcd3 makes by itself.
     defaultCallOptions: (context) => (context.isStream ? {} : { deadline: Date.now() + timeoutMs }),
-    faultHandling: {
-      global: noop,
-      // With one endpoint there is nothing to switch to: a breaker would only delay the return.
-      ...(endpoints.length === 1 && { host: () => noop }),
-    },
+    faultHandling: { global: noop, host: () => noop },
   };
 }
 
@@ -327,8 +324,7 @@ function endOf(prefix: string): Buffer {
 
 /** No answer came, or none that says what the store thinks: worth another try. */
 const isUnreachable = (error: Error): boolean =>
-  isRecoverableError(error) ||
-  /UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|circuit/i.test(error.message);
+  isRecoverableError(error) || /UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED/.test(error.message);
 
 const isDenied = (error: Error): boolean =>
   error instanceof EtcdPermissionDeniedError ||

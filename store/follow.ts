@@ -113,7 +113,8 @@ async function keepCurrent(
         next = last.revision + 1;
         apply((live) => replay(live, events));
       }
-      if (!stop.aborted) throw new StoreError('ERR_STORE_UNREACHABLE', 'the watch was cut');
+      if (!relist.signal.aborted)
+        throw new StoreError('ERR_STORE_UNREACHABLE', 'the watch was cut');
       next = null;
     } catch (error) {
       if (signal.aborted) return;

@@ -111,6 +111,9 @@ test.serial(
   async (t) => {
     const own = `${prefix}c`;
     const env = { LAB_PREFIX: own };
+    const clean = (): Promise<string> =>
+      run([process.execPath, join(import.meta.dirname, 'clean.ts')], { env });
+    t.teardown(async () => void (await clean()));
     const crash = await collect([process.execPath, dyingLab, 'crash'], { env });
     t.is(crash.stdout, 'built\n', crash.stderr);
     const left = await traces(own);
@@ -122,7 +125,7 @@ test.serial(
     for (const name of left) t.true(error.message.includes(name), name);
     t.regex(error.message, /process \d+/);
     t.true(error.message.endsWith(`LAB_PREFIX=${own} node test/lab/clean.ts`));
-    await run([process.execPath, join(import.meta.dirname, 'clean.ts')], { env });
+    await clean();
     t.deepEqual(await traces(own), []);
   },
 );

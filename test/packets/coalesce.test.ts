@@ -189,7 +189,7 @@ function expectGroups(
   packets: readonly Buffer[],
   groups: readonly (readonly number[])[],
 ): void {
-  using path = new IngressPath(state);
+  using path = new IngressPath({ ...state, mtuBytes: 65535 });
   path.takeBatch(packets.map(encapsulate), A);
   const written = path.tun.read().map((entry) => expand(t, entry).map(canonical));
   t.deepEqual(

@@ -1,0 +1,59 @@
+/**
+ * Does what the packet path writes into the tunnel TAP leave this host? The host routes it like
+ * anybody's packets, so a firewall rule for forwarded traffic may drop it, at any time and without a
+ * word. Our nft table counts what passes; the packet path counts what it wrote.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Dataplane } from '../overlay/types.ts';
+
+export const TUNNEL_GUARD_EVERY_MS = 2_000;
+/** Fewer say little: packets on their way are in one count and not yet in the other. */
+const WRITES_MIN = 20;
+
+export interface TunnelCounts {
+  /** Packets written into the TAP. */
+  readonly written: number;
+  /** Of these, counted on their way out of the host. Read after `written`. */
+  readonly left: number;
+}
+
+/** Whether most of what was written between two looks was lost within the host. */
+export function isTunnelLost(before: TunnelCounts, now: TunnelCounts): boolean {
+  const written = now.written - before.written;
+  const left = now.left - before.left;
+  // A count that went back: the table was replaced in between.
+  return left >= 0 && written >= WRITES_MIN && left < written / 2;
+}
+
+/**
+ * Looks until the rung is withdrawn or the signal aborted.
+ * @param readLeft null when our table or its counter is not there
+ */
+export async function guardTunnel(
+  dataplane: Pick<Dataplane, 'counters' | 'withdrawTunnelGso'>,
+  readLeft: () => Promise<number | null>,
+  signal: AbortSignal,
+  everyMs = TUNNEL_GUARD_EVERY_MS,
+): Promise<void> {
+  let before: TunnelCounts | null = null;
+  for (;;) {
+    await sleep(everyMs, undefined, { signal });
+    const written = dataplane.counters()['tunnelWrites'] ?? 0;
+    // An idle tunnel is not worth a program.
+    if (written === before?.written) continue;
+    const left = await readLeft();
+    if (left === null) {
+      before = null;
+      continue;
+    }
+    const now: TunnelCounts = { written, left };
+    if (before !== null && isTunnelLost(before, now)) {
+      dataplane.withdrawTunnelGso(
+        'what is written to the tunnel TAP does not leave this host: its firewall drops forwarded ' +
+          'packets (docs/packet-path.md says what to allow)',
+      );
+      return;
+    }
+    before = now;
+  }
+}
