@@ -9,7 +9,7 @@ import * as build from './build.ts';
 import { type Random, createRandom, mutate } from './mutate.ts';
 import { MAC_A, US, type VnetHeader, Wire, dropsOf, unaccounted } from './wire-harness.ts';
 
-const ROUNDS = 150;
+const ROUNDS = 60;
 const seed = Number(process.env['WEFT_TRAFFIC_SEED'] ?? Date.now() & 0x7fffffff);
 
 const pick = <T>(random: Random, list: readonly T[]): T => list[random(list.length)]!;

@@ -402,6 +402,22 @@ test('sockets: the last datagram of a message ends where it ends', (t) => {
   t.is(wire.tun.read().length, 3);
 });
 
+for (const ends of [from4, from6]) {
+  test(`sockets: a packet from ${ends.source} that nobody has segmented is taken whole`, (t) => {
+    using wire = new Wire();
+    const packet = build.tcp({ ...ends, checksum: 'partial' }, build.payloadOf(5000));
+    // What a tunnel packet looks like that reached us uncut: the size told is of the inner segments.
+    wire.a.segmentBy(1000);
+    wire.fromPeer(wire.a, build.vxlan(toUs, packet));
+    wire.settleDatagrams(1, 0);
+    const [written] = wire.tun.read();
+    t.is(written!.packet.toString('hex'), packet.toString('hex'));
+    t.is(written!.vnet.gsoSize, 1000);
+    t.is(wire.counters['tunDelivered'], 1);
+    t.is(unaccounted(wire.counters), 0);
+  });
+}
+
 test('sockets: an empty datagram is counted as truncated', (t) => {
   using wire = new Wire();
   wire.fromPeer(wire.a, new Uint8Array());

@@ -38,9 +38,16 @@ import { type Coalescer, createCoalescer } from '../../overlay/coalesce.ts';
 import { Counter, createCounters, sumCounters } from '../../overlay/counters.ts';
 import { type Ingress, createIngress } from '../../overlay/ingress.ts';
 import { createPeers } from '../../overlay/peers.ts';
+import type { TunnelOptions } from '../../overlay/tunnel-gso.ts';
 import { createTunWriter } from '../../overlay/tun-writer.ts';
 import { addressBytes } from './build.ts';
-import { CONTROL_GENERATION, CONTROL_WORDS, type Loop, createLoop } from '../../overlay/loop.ts';
+import {
+  CONTROL_GENERATION,
+  CONTROL_NO_TUNNEL,
+  CONTROL_WORDS,
+  type Loop,
+  createLoop,
+} from '../../overlay/loop.ts';
 import { compileSnapshot } from '../../overlay/snapshot.ts';
 import type { DataplaneEvent, Offloads, OverlayState, Peer } from '../../overlay/types.ts';
 
@@ -104,6 +111,7 @@ export class TunTwin implements Disposable {
   readonly kernelFd: number;
   readonly #headerBytes: number;
   readonly #room = Buffer.alloc(1 << 17);
+  #isClosed = false;
 
   constructor(vnetHeader: boolean) {
     const pair = new Int32Array(new SharedArrayBuffer(8));
@@ -162,7 +170,10 @@ export class TunTwin implements Disposable {
     }
   }
 
+  /** Does no harm a second time: a test may take the device away. */
   [Symbol.dispose](): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     close(this.fd);
     close(this.kernelFd);
   }
@@ -452,13 +463,27 @@ export interface WireOptions {
   readonly state?: Partial<OverlayState>;
   /** Sending sockets, a power of two; 4. */
   readonly senders?: number;
+  /** Large TCP packets may leave by a TAP's twin. */
+  readonly tunnel?: boolean;
 }
+
+/** The TAP's own Ethernet address. */
+export const TAP_MAC = '02:00:00:00:77:01';
+
+const tunnelOf = (tap: TunTwin, source: IpAddress): TunnelOptions => ({
+  tapFd: tap.fd,
+  macHigh: 0x0200,
+  macLow: 0x00007701,
+  source: Number(source),
+});
 
 /** The whole loop, stepped by the test. */
 export class Wire implements Disposable {
   readonly tun: TunTwin;
   readonly a: UdpEnd;
   readonly b: UdpEnd;
+  /** What is written to it, headers and all, is a whole tunnel packet. */
+  readonly tap: TunTwin | null;
   readonly events: DataplaneEvent[] = [];
   readonly #counters = createCounters();
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
@@ -475,6 +500,7 @@ export class Wire implements Disposable {
     const family = options.underlay ?? 4;
     const offloads = { ...ALL_OFFLOADS, ...options.offloads };
     this.tun = new TunTwin(offloads.tunTso);
+    this.tap = options.tunnel === true ? new TunTwin(false) : null;
     this.#address = underlayOf(family, 1);
     // On ::1 all nodes are one address: A and B share a socket, and ours has a port of its own.
     this.a = new UdpEnd(underlayOf(family, 2), 0);
@@ -496,7 +522,7 @@ export class Wire implements Disposable {
       receiver6: family === 6 ? receiver : null,
       senders4: family === 4 ? senders : [],
       senders6: family === 6 ? senders : [],
-      tunnel: null,
+      tunnel: this.tap === null ? null : tunnelOf(this.tap, this.#address),
       wakeFd,
       port: this.#port,
       offloads,
@@ -511,8 +537,19 @@ export class Wire implements Disposable {
     this.publish({});
   }
 
+  /** Our underlay address. */
+  get address(): IpAddress {
+    return this.#address;
+  }
+
   get state(): OverlayState {
     return this.#state;
+  }
+
+  /** As the dataplane does when what is written to the TAP does not leave the host. */
+  withdrawTunnel(): void {
+    this.#control[CONTROL_NO_TUNNEL] = 1;
+    this.publish({});
   }
 
   publish(change: Partial<OverlayState>): void {
@@ -579,6 +616,7 @@ export class Wire implements Disposable {
 
   [Symbol.dispose](): void {
     this.tun[Symbol.dispose]();
+    this.tap?.[Symbol.dispose]();
     this.a[Symbol.dispose]();
     if (this.b !== this.a) this.b[Symbol.dispose]();
     for (const fd of this.#fds) close(fd);
