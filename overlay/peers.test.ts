@@ -154,6 +154,12 @@ for (const [name, address] of ends) {
   });
 }
 
+test('without a subnet no address is our own: not even those that stand for none', (t) => {
+  const state = stateOf([null, null], [], [], []);
+  peers.install(compileSnapshot(state, 8472, 1));
+  expectSame(t, state, [toIpv4(0), toIpv4(1), toIpv6(0n), toIpv6(1n), toIpv6(1n << 96n)]);
+});
+
 test('nobody, before anything is published', (t) => {
   const fresh = createPeers(createArena(2 << 20));
   t.is(fresh.of4(64), -1);
