@@ -97,6 +97,7 @@ export function createLoop(options: LoopOptions): Loop {
   const writer = createTunWriter(arena, counters, checksum, tunFd, vnetHeader);
   const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
   const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads);
+  let isGsoRefused = false;
   const senders4 = options.senders4.map((it) => createQueue(it, 4));
   const senders6 = options.senders6.map((it) => createQueue(it, 6));
   const senders = [...senders4, ...senders6];
@@ -140,8 +141,13 @@ export function createLoop(options: LoopOptions): Loop {
       gso: offloads.udpGso,
       batch: offloads.batch,
       onTooBig: createPathMtu(family),
-      onGsoRefused: (number) =>
-        options.report({ kind: 'offload-off', offload: 'udpGso', reason: describeErrno(number) }),
+      onGsoRefused: (number) => {
+        // Every queue finds out for itself, and for each message that waited; people are told once.
+        if (!isGsoRefused) {
+          options.report({ kind: 'offload-off', offload: 'udpGso', reason: describeErrno(number) });
+        }
+        isGsoRefused = true;
+      },
     });
   }
 

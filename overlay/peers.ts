@@ -131,11 +131,11 @@ export function createPeers(arena: Arena): Peers {
   }
 
   function isNode4(at: number): boolean {
-    return view.getUint32(at) === own4[0];
+    return isOwn4(at) && view.getUint32(at) === own4[0];
   }
 
   function isNode6(at: number): boolean {
-    return compare6(at, own6, 0) === 0;
+    return isOwn6(at) && compare6(at, own6, 0) === 0;
   }
 
   function hopOf(peer: number): number {

@@ -90,7 +90,7 @@ export const EMPTY_SNAPSHOT: Snapshot = {
   peerNames: [],
 };
 
-/** Two nodes hold overlapping subnets, or there are more than the arena has room for. */
+/** Nodes contradict each other or themselves, or there are more than the arena has room for. */
 export class SnapshotError extends Error {
   readonly code = 'ERR_SNAPSHOT';
 }
@@ -125,7 +125,11 @@ export function compileSnapshot(
       mtuOf,
     );
     for (const address of peer.addresses) {
-      sources.set(wordsOf(address), index * SOURCE_WORDS + (typeof address === 'number' ? 0 : 1));
+      const at = index * SOURCE_WORDS + (typeof address === 'number' ? 0 : 1);
+      if (peer.addresses.some((other) => other !== address && typeof other === typeof address)) {
+        throw new SnapshotError(`${peer.name} has two underlay addresses of one family`);
+      }
+      sources.set(wordsOf(address), at);
     }
   });
   return {

@@ -18,6 +18,7 @@ export interface Peer {
   readonly subnet6: Cidr6 | null;
   readonly nextHop4: NextHop | null;
   readonly nextHop6: NextHop | null;
+  /** At most one of each family. */
   readonly addresses: readonly IpAddress[];
 }
 

@@ -379,8 +379,8 @@ test('without a vnet header unfinished checksums are finished', (t) => {
 });
 
 test('a TUN that takes nothing: each segment is counted', (t) => {
-  const path = new IngressPath(state);
-  path[Symbol.dispose]();
+  using path = new IngressPath(state);
+  path.tun[Symbol.dispose]();
   path.takeBatch(stream(from4, [{}, {}, {}, { flags: FIN | ACK }]).map(encapsulate), A);
   t.deepEqual(dropsOf(path.counters), { tunWriteFailed: 4 });
   t.is(unaccounted(path.counters), 0);

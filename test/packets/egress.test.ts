@@ -71,15 +71,13 @@ function cut(name: string, packet: Buffer, gsoSize: number, gsoFlag = 0): Sent {
   return { name, packet, vnet: { ...vnet, gsoType: vnet.gsoType! | gsoFlag }, inner };
 }
 
-/** A UDP payload that makes the checksum come out as zero, which is sent as ones (RFC 768). */
-function zeroSum(ends: typeof to4 | typeof to6): Buffer {
+/** UDP datagrams of 20 bytes whose checksum comes out as zero, which is sent as ones (RFC 768). */
+function zeroSum(ends: typeof to4 | typeof to6, datagrams = 1): Buffer {
   const payload = Buffer.alloc(20);
-  const packet = build.udp({ ...ends, checksum: 'partial' }, payload);
-  const sum = build
-    .finishTransport(Buffer.from(packet))
-    .readUInt16BE(build.transportAt(packet) + 6);
-  payload.writeUInt16BE(sum, 0);
-  return build.udp({ ...ends, checksum: 'partial' }, payload);
+  const packet = build.udp(ends, payload);
+  payload.writeUInt16BE(packet.readUInt16BE(build.transportAt(packet) + 6), 0);
+  const payloads = Buffer.concat(Array.from({ length: datagrams }, () => payload));
+  return build.udp({ ...ends, checksum: 'partial' }, payloads);
 }
 
 const timestamps = [1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9];
@@ -129,6 +127,7 @@ function sentOver(family: Family): Sent[] {
     cut(name('UDP of three'), udp(partial, 3000), 1000),
     cut(name('UDP of odd datagrams'), udp(partial, 3001), 1001),
     cut(name('UDP of 64 KB'), udp(partial, 65400), udpMax),
+    cut(name('UDP of datagrams with a sum of zero'), zeroSum(ends, 3), 20),
     cut(name('UDP of datagrams of one byte'), udp(partial, 60), 1),
   ];
 }
@@ -297,6 +296,19 @@ for (const underlay of [4, 6] as const) {
     });
   }
 }
+
+test('packets of one size and flow, but not of one ECN field, each keep theirs', (t) => {
+  using wire = new Wire({ senders: 1 });
+  const fields = [0, 2, 2, 0, 3, 1, 1, 0];
+  for (const ecn of fields) {
+    t.true(wire.tun.write(build.udp({ ...to4, tos: ecn }, build.payloadOf(50))));
+  }
+  wire.settle();
+  t.deepEqual(
+    wire.received().map(({ payload, tos }) => [payload[22 + 1], tos]),
+    fields.map((ecn) => [ecn, ecn]),
+  );
+});
 
 test('flows are spread over source ports', (t) => {
   using wire = new Wire({ senders: 4 });
@@ -627,6 +639,31 @@ for (const underlay of [4, 6] as const) {
     t.deepEqual(hex(innerOf(wire)), hex([small]));
   });
 }
+
+test('the kernel refuses segmentation: said once, and everything arrives one by one', (t) => {
+  using wire = new Wire();
+  wire.refuseSegmentation();
+  const packets = Array.from({ length: 8 }, (_, i) =>
+    build.tcp({ ...to4, ...partial, sourcePort: 1000 + i, tos: i & 2 }, build.payloadOf(3000, i)),
+  );
+  for (const packet of packets) t.true(wire.tun.write(packet, large(packet, 1000)));
+  wire.settle();
+  const received = wire.received();
+  for (const { payload, tos } of received) t.is(tos, payload[23]! & 3);
+  const expected = packets.flatMap((packet) => build.segmentReference(packet, 1000).map(toA));
+  t.deepEqual(hex(received.map(({ payload }) => payload)).sort(), hex(expected).sort());
+  t.deepEqual(
+    wire.events.map((event) => event.kind === 'offload-off' && event.offload),
+    ['udpGso'],
+  );
+  t.deepEqual(dropsOf(wire.counters), {});
+  t.is(unaccounted(wire.counters), 0);
+
+  // From now on nobody asks for it.
+  wire.carry([packets[0]!, large(packets[0]!, 1000)]);
+  t.is(wire.received().length, 3);
+  t.is(wire.events.length, 1);
+});
 
 test('a peer that cannot be reached: datagrams are counted as not sent', (t) => {
   using wire = new Wire();

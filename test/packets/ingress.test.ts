@@ -185,6 +185,11 @@ const rows: readonly Row[] = [
     'nested',
   ],
   [
+    'what only looks like it, in a later fragment',
+    build.vxlan(toUs, nested({ ...from4, fragmentOffset: 9 }, US.node4, 8472)),
+    nested({ ...from4, fragmentOffset: 9 }, US.node4, 8472),
+  ],
+  [
     "a pod's own port 8472",
     build.vxlan(toUs, nested(from4, '10.244.1.5', 8472)),
     nested(from4, '10.244.1.5', 8472),
@@ -245,6 +250,15 @@ for (const underlay of [4, 6] as const) {
     });
   }
 }
+
+test('a UDP header cut off before its ports is not looked for behind the end', (t) => {
+  using path = new IngressPath(state4);
+  t.is(path.take(build.vxlan(toUs, nested(from4, US.node4, 8472)), A4), 'nested');
+  // The same place still holds the port behind the end of this one.
+  const short = build.ip({ ...from4, destination: US.node4 }, build.UDP, build.payloadOf(2));
+  t.is(path.take(build.vxlan(toUs, short), A4), 'none');
+  t.is(path.tun.read()[0]!.packet.toString('hex'), short.toString('hex'));
+});
 
 test('lease lost: nothing is delivered', (t) => {
   using path = new IngressPath({ ...state4, forwarding: false });
@@ -357,6 +371,51 @@ for (const underlay of [4, 6] as const) {
       });
     }
   }
+}
+
+test('sockets: each batch has room for what the kernel tells: segment size and ECN', (t) => {
+  using wire = new Wire({ offloads: { coalesce: false } });
+  const packet = (ecn: number) => build.udp({ ...from4, tos: ecn }, PAYLOAD);
+  const datagram = build.vxlan(toUs, packet(2));
+  for (let round = 0; round < 4; round++) {
+    const before = wire.counters['udpDatagrams']!;
+    const count = round % 2 === 0 ? 1 : 3;
+    wire.a.segmentBy(round % 2 === 0 ? 0 : datagram.length);
+    wire.fromPeer(wire.a, Buffer.concat(Array.from({ length: count }, () => datagram)), 3);
+    wire.settleDatagrams(count, before);
+    t.deepEqual(
+      wire.tun.read().map((entry) => entry.packet.toString('hex')),
+      Array.from({ length: count }, () => packet(3).toString('hex')),
+    );
+  }
+});
+
+test('sockets: the last datagram of a message ends where it ends', (t) => {
+  using wire = new Wire({ offloads: { coalesce: false } });
+  wire.a.segmentBy(good4.length);
+  // What stands in the slot from the first message would make the cut one whole.
+  wire.fromPeer(wire.a, Buffer.concat([good4, good4]));
+  wire.settleDatagrams(2, 0);
+  wire.fromPeer(wire.a, Buffer.concat([good4, good4.subarray(0, -1)]));
+  wire.settleDatagrams(2, 2);
+  t.deepEqual(dropsOf(wire.counters), { ipHeader: 1 });
+  t.is(wire.tun.read().length, 3);
+});
+
+for (const ends of [from4, from6]) {
+  test(`sockets: a packet from ${ends.source} that nobody has segmented is taken whole`, (t) => {
+    using wire = new Wire();
+    const packet = build.tcp({ ...ends, checksum: 'partial' }, build.payloadOf(5000));
+    // What a tunnel packet looks like that reached us uncut: the size told is of the inner segments.
+    wire.a.segmentBy(1000);
+    wire.fromPeer(wire.a, build.vxlan(toUs, packet));
+    wire.settleDatagrams(1, 0);
+    const [written] = wire.tun.read();
+    t.is(written!.packet.toString('hex'), packet.toString('hex'));
+    t.is(written!.vnet.gsoSize, 1000);
+    t.is(wire.counters['tunDelivered'], 1);
+    t.is(unaccounted(wire.counters), 0);
+  });
 }
 
 test('sockets: an empty datagram is counted as truncated', (t) => {

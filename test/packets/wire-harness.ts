@@ -17,6 +17,7 @@ import { addressOf, close, errno, eventfd, poll, setsockopt } from '../../linux/
 import { EAGAIN, SystemCallError } from '../../linux/errno.ts';
 import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
 import {
+  type BoundSocket,
   SOCKADDR_BYTES,
   UDP_SEGMENT,
   SOL_UDP,
@@ -37,9 +38,16 @@ import { type Coalescer, createCoalescer } from '../../overlay/coalesce.ts';
 import { Counter, createCounters, sumCounters } from '../../overlay/counters.ts';
 import { type Ingress, createIngress } from '../../overlay/ingress.ts';
 import { createPeers } from '../../overlay/peers.ts';
+import type { TunnelOptions } from '../../overlay/tunnel-gso.ts';
 import { createTunWriter } from '../../overlay/tun-writer.ts';
 import { addressBytes } from './build.ts';
-import { CONTROL_GENERATION, CONTROL_WORDS, type Loop, createLoop } from '../../overlay/loop.ts';
+import {
+  CONTROL_GENERATION,
+  CONTROL_NO_TUNNEL,
+  CONTROL_WORDS,
+  type Loop,
+  createLoop,
+} from '../../overlay/loop.ts';
 import { compileSnapshot } from '../../overlay/snapshot.ts';
 import type { DataplaneEvent, Offloads, OverlayState, Peer } from '../../overlay/types.ts';
 
@@ -54,6 +62,7 @@ const AF_UNIX = 1;
 const SOCK_DGRAM_NONBLOCK_CLOEXEC = 2 | 0o4000 | 0o2000000;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
+const SO_NO_CHECK = 11;
 const SO_SNDBUFFORCE = 32;
 const SOL_IP = 0;
 const IP_TOS = 1;
@@ -102,6 +111,7 @@ export class TunTwin implements Disposable {
   readonly kernelFd: number;
   readonly #headerBytes: number;
   readonly #room = Buffer.alloc(1 << 17);
+  #isClosed = false;
 
   constructor(vnetHeader: boolean) {
     const pair = new Int32Array(new SharedArrayBuffer(8));
@@ -160,7 +170,10 @@ export class TunTwin implements Disposable {
     }
   }
 
+  /** Does no harm a second time: a test may take the device away. */
   [Symbol.dispose](): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     close(this.fd);
     close(this.kernelFd);
   }
@@ -450,13 +463,27 @@ export interface WireOptions {
   readonly state?: Partial<OverlayState>;
   /** Sending sockets, a power of two; 4. */
   readonly senders?: number;
+  /** Large TCP packets may leave by a TAP's twin. */
+  readonly tunnel?: boolean;
 }
+
+/** The TAP's own Ethernet address. */
+export const TAP_MAC = '02:00:00:00:77:01';
+
+const tunnelOf = (tap: TunTwin, source: IpAddress): TunnelOptions => ({
+  tapFd: tap.fd,
+  macHigh: 0x0200,
+  macLow: 0x00007701,
+  source: Number(source),
+});
 
 /** The whole loop, stepped by the test. */
 export class Wire implements Disposable {
   readonly tun: TunTwin;
   readonly a: UdpEnd;
   readonly b: UdpEnd;
+  /** What is written to it, headers and all, is a whole tunnel packet. */
+  readonly tap: TunTwin | null;
   readonly events: DataplaneEvent[] = [];
   readonly #counters = createCounters();
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
@@ -464,12 +491,16 @@ export class Wire implements Disposable {
   readonly #address: IpAddress;
   readonly #port: number;
   readonly #fds: number[];
+  readonly #senders: readonly BoundSocket[];
   #state: OverlayState;
+  /** Of the datagrams that were sent, those that `received` has waited for. */
+  #taken = 0;
 
   constructor(options: WireOptions = {}) {
     const family = options.underlay ?? 4;
     const offloads = { ...ALL_OFFLOADS, ...options.offloads };
     this.tun = new TunTwin(offloads.tunTso);
+    this.tap = options.tunnel === true ? new TunTwin(false) : null;
     this.#address = underlayOf(family, 1);
     // On ::1 all nodes are one address: A and B share a socket, and ours has a port of its own.
     this.a = new UdpEnd(underlayOf(family, 2), 0);
@@ -479,6 +510,7 @@ export class Wire implements Disposable {
     if (offloads.udpGro) enableGro(receiver);
     const senders = Array.from({ length: options.senders ?? 4 }, () => openSender(this.#address));
     const wakeFd = eventfd(0, EFD_NONBLOCK_CLOEXEC);
+    this.#senders = senders;
     this.#fds = [receiver, ...senders.map(({ fd }) => fd), wakeFd];
     this.#state = {
       ...stateOf(underlayOf(family, 2), underlayOf(family, 3)),
@@ -490,7 +522,7 @@ export class Wire implements Disposable {
       receiver6: family === 6 ? receiver : null,
       senders4: family === 4 ? senders : [],
       senders6: family === 6 ? senders : [],
-      tunnel: null,
+      tunnel: this.tap === null ? null : tunnelOf(this.tap, this.#address),
       wakeFd,
       port: this.#port,
       offloads,
@@ -505,8 +537,19 @@ export class Wire implements Disposable {
     this.publish({});
   }
 
+  /** Our underlay address. */
+  get address(): IpAddress {
+    return this.#address;
+  }
+
   get state(): OverlayState {
     return this.#state;
+  }
+
+  /** As the dataplane does when what is written to the TAP does not leave the host. */
+  withdrawTunnel(): void {
+    this.#control[CONTROL_NO_TUNNEL] = 1;
+    this.publish({});
   }
 
   publish(change: Partial<OverlayState>): void {
@@ -516,6 +559,14 @@ export class Wire implements Disposable {
 
   get counters(): Readonly<Record<string, number>> {
     return sumCounters([this.#counters]);
+  }
+
+  /**
+   * From now on the kernel refuses UDP_SEGMENT, as it does for devices that cannot: with EINVAL, which
+   * a socket gets that sends without checksums.
+   */
+  refuseSegmentation(): void {
+    for (const { fd } of this.#senders) setOption(fd, SOL_SOCKET, SO_NO_CHECK, 1);
   }
 
   /** A node sends to us. */
@@ -552,10 +603,9 @@ export class Wire implements Disposable {
   received(): Datagram[] {
     const sent = this.counters['udpSentDatagrams']! - this.#taken;
     const datagrams = this.a === this.b ? this.a.receive(sent) : this.#receiveEither(sent);
-    this.#taken += sent;
+    this.#taken += datagrams.length;
     return datagrams;
   }
-  #taken = 0;
 
   #receiveEither(count: number): Datagram[] {
     const a = this.a.receiveAll();
@@ -566,6 +616,7 @@ export class Wire implements Disposable {
 
   [Symbol.dispose](): void {
     this.tun[Symbol.dispose]();
+    this.tap?.[Symbol.dispose]();
     this.a[Symbol.dispose]();
     if (this.b !== this.a) this.b[Symbol.dispose]();
     for (const fd of this.#fds) close(fd);
