@@ -37,7 +37,7 @@ export function ratioOf(row: Row, variant: Variant): number | null {
 }
 
 /** Three significant digits. */
-const digits = (value: number): string =>
+export const digits = (value: number): string =>
   value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 
 /** `5.31 (5.20..5.42)`: mean and spread. */
@@ -49,7 +49,7 @@ function cell(values: readonly number[]): string {
 
 const ratioCell = (ratio: number | null): string => (ratio === null ? '' : `${ratio.toFixed(2)}x`);
 
-const newTable = (head: string[]): InstanceType<typeof Table> =>
+export const newTable = (head: string[]): InstanceType<typeof Table> =>
   new Table({ head, style: { head: [], border: [], compact: true } });
 
 /** A table of values, one of CPU, and a line on the daemons. Variants without a sample have no column. */
