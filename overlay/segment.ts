@@ -18,6 +18,7 @@ import {
   readFragmentWord,
   readId,
   readProtocol,
+  sumIpv4Header,
 } from '../wire/ipv4.ts';
 import { readNextHeader } from '../wire/ipv6.ts';
 import {
@@ -175,6 +176,7 @@ export function createSegmenter(
     view.setUint8(transport + 13, 0);
     view.setUint32(transport + 4, 0);
     const constant = checksum(transport, tcpHeader, pseudo);
+    const ipConstant = isV4 ? sumConstantHeader(ip) : 0;
     let index = 0;
     for (let payload = ip + headers; payload < end; payload += piece) {
       const length = payload + piece < end ? piece : end - payload;
@@ -196,7 +198,7 @@ export function createSegmenter(
         constant + (sequence >>> 16) + (sequence & 0xffff) + segmentFlags + length,
       );
       view.setUint16(tcp + TCP_CHECKSUM, ~sum & 0xffff);
-      finishIp(to, isV4, ipHeader, tcpHeader + length, firstId + index);
+      finishIp(to, isV4, ipHeader, tcpHeader + length, firstId + index, ipConstant);
       sink.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
       index++;
     }
@@ -220,6 +222,7 @@ export function createSegmenter(
       pseudoSum(view, ip, PROTOCOL_UDP, 0) +
       view.getUint16(transport) +
       view.getUint16(transport + 2);
+    const ipConstant = isV4 ? sumConstantHeader(ip) : 0;
     let index = 0;
     for (let payload = ip + headers; payload < end; payload += piece) {
       const length = payload + piece < end ? piece : end - payload;
@@ -233,10 +236,18 @@ export function createSegmenter(
       // The length stands in the pseudo-header and in the header.
       const sum = checksum(payload, length, fold(constant) + 2 * udpLength);
       view.setUint16(udp + UDP_CHECKSUM, ~sum & 0xffff || 0xffff);
-      finishIp(to, isV4, ipHeader, udpLength, firstId + index);
+      finishIp(to, isV4, ipHeader, udpLength, firstId + index, ipConstant);
       sink.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
       index++;
     }
+  }
+
+  /** The sum of what is the same in every segment's IPv4 header; leaves the rest of it zero. */
+  function sumConstantHeader(ip: number): number {
+    view.setUint16(ip + 2, 0);
+    view.setUint16(ip + 4, 0);
+    view.setUint16(ip + 10, 0);
+    return sumIpv4Header(view, ip);
   }
 
   function finishIp(
@@ -245,11 +256,13 @@ export function createSegmenter(
     ipHeader: number,
     payloadBytes: number,
     id: number,
+    constant: number,
   ): void {
     if (isV4) {
-      view.setUint16(ip + 2, ipHeader + payloadBytes);
+      const total = ipHeader + payloadBytes;
+      view.setUint16(ip + 2, total);
       view.setUint16(ip + 4, id);
-      finishIpv4Header(view, ip);
+      view.setUint16(ip + 10, ~fold(constant + total + (id & 0xffff)) & 0xffff);
     } else {
       view.setUint16(ip + 4, payloadBytes);
     }
