@@ -9,24 +9,20 @@ export function fold(sum: number): number {
   return (once & 0xffff) + (once >>> 16);
 }
 
+/** Two of the sum's words in one read. */
+function sumWord(view: DataView, at: number): number {
+  const word = view.getInt32(at);
+  return (word >>> 16) + (word & 0xffff);
+}
+
 /** @param length of the transport header and payload, bytes */
 export function pseudoSum4(view: DataView, ip: number, protocol: number, length: number): number {
-  return fold(
-    view.getUint16(ip + 12) +
-      view.getUint16(ip + 14) +
-      view.getUint16(ip + 16) +
-      view.getUint16(ip + 18) +
-      protocol +
-      length,
-  );
+  return fold(sumWord(view, ip + 12) + sumWord(view, ip + 16) + protocol + length);
 }
 
 export function pseudoSum6(view: DataView, ip: number, protocol: number, length: number): number {
   let sum = protocol + length;
-  for (let p = ip + 8; p < ip + 40; p += 8) {
-    sum +=
-      view.getUint16(p) + view.getUint16(p + 2) + view.getUint16(p + 4) + view.getUint16(p + 6);
-  }
+  for (let p = ip + 8; p < ip + 40; p += 4) sum += sumWord(view, p);
   return fold(sum);
 }
 

@@ -26,7 +26,11 @@ export const fragmentOffsetBytes = (view: DataView, at: number): number =>
 export function sumIpv4Header(view: DataView, at: number): number {
   const end = at + readHeaderBytes(view, at);
   let sum = 0;
-  for (let p = at; p < end; p += 2) sum += view.getUint16(p);
+  // A word holds two of the sum's: half the reads.
+  for (let p = at; p < end; p += 4) {
+    const word = view.getInt32(p);
+    sum += (word >>> 16) + (word & 0xffff);
+  }
   sum = (sum & 0xffff) + (sum >>> 16);
   return (sum & 0xffff) + (sum >>> 16);
 }
