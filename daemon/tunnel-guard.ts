@@ -18,11 +18,13 @@ export interface TunnelCounts {
 }
 
 /** Whether most of what was written between two looks was lost within the host. */
-export function isTunnelLost(before: TunnelCounts, now: TunnelCounts): boolean {
+export function judgeTunnel(before: TunnelCounts, now: TunnelCounts): 'lost' | 'fine' | 'unclear' {
   const written = now.written - before.written;
   const left = now.left - before.left;
   // A count that went back: the table was replaced in between.
-  return left >= 0 && written >= WRITES_MIN && left < written / 2;
+  if (left < 0) return 'fine';
+  if (written < WRITES_MIN) return 'unclear';
+  return left < written / 2 ? 'lost' : 'fine';
 }
 
 /**
@@ -35,25 +37,29 @@ export async function guardTunnel(
   signal: AbortSignal,
   everyMs = TUNNEL_GUARD_EVERY_MS,
 ): Promise<void> {
+  /** Looked at last when it was clear: TCP that gets nothing through writes a packet now and then. */
   let before: TunnelCounts | null = null;
+  let lastWritten = -1;
   for (;;) {
     await sleep(everyMs, undefined, { signal });
     const written = dataplane.counters()['tunnelWrites'] ?? 0;
     // An idle tunnel is not worth a program.
-    if (written === before?.written) continue;
+    if (written === lastWritten) continue;
+    lastWritten = written;
     const left = await readLeft();
     if (left === null) {
       before = null;
       continue;
     }
     const now: TunnelCounts = { written, left };
-    if (before !== null && isTunnelLost(before, now)) {
+    const verdict = before === null ? 'fine' : judgeTunnel(before, now);
+    if (verdict === 'lost') {
       dataplane.withdrawTunnelGso(
         'what is written to the tunnel TAP does not leave this host: its firewall drops forwarded ' +
           'packets (docs/packet-path.md says what to allow)',
       );
       return;
     }
-    before = now;
+    if (verdict === 'fine') before = now;
   }
 }
