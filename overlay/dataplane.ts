@@ -51,11 +51,15 @@ export async function startDataplane(options: DataplaneOptions): Promise<Datapla
   }
 }
 
-async function open(
-  options: DataplaneOptions,
-  wanted: Offloads,
-  fds: number[],
-): Promise<Dataplane> {
+async function open(asked: DataplaneOptions, wanted: Offloads, fds: number[]): Promise<Dataplane> {
+  const inUse = { ...wanted };
+  const options: DataplaneOptions = {
+    ...asked,
+    report: (event) => {
+      if (event.kind === 'offload-off') inUse[event.offload] = false;
+      asked.report(event);
+    },
+  };
   const { workers, port } = options;
   const tun = openTun({
     name: options.tunName,
@@ -67,6 +71,7 @@ async function open(
   });
   fds.push(...tun.fds);
   const offloads: Offloads = { ...wanted, tunTso: tun.tso, tunUso: tun.uso };
+  Object.assign(inUse, offloads);
   const receiverFds: number[] = [];
   const receiver = (address: IpAddress | null): number | null => {
     if (address === null) return null;
@@ -134,7 +139,7 @@ async function open(
   watchPathMtus.unref();
 
   return {
-    offloads,
+    offloads: inUse,
     publish,
     withdrawTunnelGso: (reason) => {
       if (!offloads.tunnelGso || Atomics.exchange(control, CONTROL_NO_TUNNEL, 1) === 1) return;

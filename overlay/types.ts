@@ -77,7 +77,7 @@ export type DataplaneEvent =
   | { readonly kind: 'worker-failed'; readonly worker: number; readonly error: Error };
 
 export interface Dataplane {
-  /** The rungs in use after the start-up tests. */
+  /** The rungs in use: after the start-up tests, and less those given up since. */
   readonly offloads: Offloads;
   /** @throws SnapshotError; the state published before stays in force */
   publish(state: OverlayState): void;

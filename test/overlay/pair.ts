@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
 import type { StatusMessage } from '../../daemon/messages.ts';
+import { writeSysctls } from '../../linux/netns.ts';
 import { type Running, collect, poll } from '../../linux/program.ts';
 import {
   type Lab,
@@ -57,6 +58,8 @@ export async function createPair(
     await lab.attachPods();
     const pods = lab.pods as unknown as readonly [LabPod, LabPod];
     for (const pod of pods) {
+      // Whatever the machine's default: BBR takes long to believe that a loss has ended.
+      await writeSysctls({ 'net.ipv4.tcp_congestion_control': 'reno' }, pod.netns);
       await pod.start([...EXCHANGE, 'serve'], { ready: { line: /^ready$/ } });
     }
     const pair: Pair = {
@@ -120,7 +123,7 @@ export const dropsOf = (counters: Counters): Record<string, number> =>
 const EGRESS = ['notOurSource', 'noPeer', 'noPod', 'multicast', 'offloadHeader'];
 const SENDING = ['sendQueueFull', 'sendFailed'];
 const IN_KERNEL = ['receiveQueueFull', 'tunQueueFull'];
-/** Counted at more than one stage: a test of the sums wants none of them. */
+/** Counted at more than one stage; of the others no test of the sums has any. */
 const AMBIGUOUS = ['ipHeader', 'tooBig', 'notForwarding'];
 
 /** The three sums of overlay/counters.ts; no drops but those `allowed`. */
@@ -139,12 +142,11 @@ export function addsUp(
     [],
     `${what}: ${JSON.stringify(drops)}`,
   );
-  t.is(one('tunPackets'), one('egressAccepted') + sum((it) => EGRESS.includes(it)), `${what}: out`);
-  t.is(
-    one('egressDatagrams'),
-    one('udpSentDatagrams') + sum((it) => SENDING.includes(it)),
-    `${what}: sent`,
-  );
+  const out = one('tunPackets') - one('egressAccepted') - sum((it) => EGRESS.includes(it));
+  const sent = one('egressDatagrams') - one('udpSentDatagrams') - sum((it) => SENDING.includes(it));
+  // Found too big at the one stage or at the other.
+  const tooBig = drops['tooBig'] ?? 0;
+  t.true(out >= 0 && sent >= 0 && out + sent === tooBig, `${what}: ${out} + ${sent} of ${tooBig}`);
   const elsewhere = [...EGRESS, ...SENDING, ...IN_KERNEL, ...AMBIGUOUS];
   t.is(
     one('udpDatagrams'),
