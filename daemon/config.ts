@@ -331,11 +331,17 @@ export const OPTIONS = {
     parse: absolutePath,
     description: 'where the subnet, the network and the MTU are written for others to read',
   }),
+  subnetLeaseTtl: option({
+    kind: 'number',
+    text: '86400',
+    parse: parseInteger(10, 31_536_000),
+    description: 'seconds for which the subnet is leased, and for which etcd may be away',
+  }),
   subnetLeaseRenewMargin: option({
     kind: 'number',
     text: '60',
     parse: parseInteger(1, 1439),
-    description: 'minutes before its end at which the subnet lease is renewed',
+    description: 'minutes before its end at which the subnet lease is renewed; at most half of it',
   }),
   healthzIp: option({
     kind: 'string',

@@ -205,6 +205,7 @@ class NodeDaemon {
       prefix: config.etcdPrefix,
       node: { ...addresses, mac: record.mac },
       previous: known === null ? await readSubnetFile(config.subnetFile) : record,
+      ttlMs: config.subnetLeaseTtl * 1000,
       renewMarginMs: config.subnetLeaseRenewMargin * 60_000,
       onChange: (state) => this.#onLease(state),
     });
