@@ -106,7 +106,7 @@ class NodeDaemon {
   #published: {
     readonly lease: NodeLease;
     readonly held: boolean;
-    readonly peers: readonly NodeLease[] | null;
+    readonly peers: readonly NodeLease[];
   } | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
@@ -333,14 +333,16 @@ class NodeDaemon {
     const fixed = this.#fixed;
     // The guard and the routes stand before the first packet goes.
     if (this.#dataplane === null || !this.#hostApplied || fixed === null || !state) return;
+    // Without the list pods would be told that everybody is unreachable.
+    if (this.#peers === null) return;
     const lease = 'lease' in state ? state.lease : this.#recorded;
     if (lease === null) return;
     const held = state.kind === 'held';
-    const peers = this.#peers ?? [];
+    const peers = this.#peers;
     const last = this.#published;
     // A publication makes the packet path forget what it learned: none without a change.
-    if (last?.lease === lease && last.held === held && last.peers === this.#peers) return;
-    this.#published = { lease, held, peers: this.#peers };
+    if (last?.lease === lease && last.held === held && last.peers === peers) return;
+    this.#published = { lease, held, peers };
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
@@ -438,9 +440,9 @@ class NodeDaemon {
     this.#wasReady = ready;
   }
 
-  /** The lease is ours, and packet path and host know it. */
+  /** The lease is ours, the others are known, and packet path and host know it. */
   #forwarding(): boolean {
-    return this.#hostApplied && this.#keeper?.state.kind === 'held';
+    return this.#hostApplied && this.#peers !== null && this.#keeper?.state.kind === 'held';
   }
 
   #reasons(): readonly string[] {

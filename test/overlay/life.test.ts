@@ -113,6 +113,7 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
       const startedS = nowS();
 
       await nextAnswer(ping);
+      t.notRegex(ping.said(), /unreachable/i, 'a pod is not told that the other is gone');
       onlyLostBetween(t, await ping.stop(), stoppedS, startedS);
       t.deepEqual(await identityOf(n1), before);
       await allReach(pair);
