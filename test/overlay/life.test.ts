@@ -159,7 +159,7 @@ test.serial(
         'a lease is renewed half way, so at least half of it was left',
       );
       const answers = [...ping.answers().entries()].toSorted(([one], [other]) => one - other);
-      const [sequence, atS] = answers.at(-1)!;
+      const [sequence, atS] = answers.at(-1) ?? [0, 0];
       t.is(answers.length, sequence, 'nothing was lost before');
       t.true(
         Math.abs(stoppedS - atS) < 0.3,
