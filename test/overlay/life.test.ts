@@ -71,8 +71,8 @@ function onlyLostBetween(t: ExecutionContext, answers: Answers, fromS: number, t
   );
   t.is(gaps.length, 1, `gaps between answers: ${JSON.stringify(gaps)}`);
   const [last, first] = gaps[0]!.map((number) => answers.get(number)!) as [number, number];
-  // An interval and a little for the clocks of two processes.
-  const slackS = PING_INTERVAL_S + 0.1;
+  // Ping and this process share processors with the daemon's start.
+  const slackS = PING_INTERVAL_S + 0.3;
   t.true(last > fromS - slackS, `the last answer came ${fromS - last} s before`);
   t.true(first < toS + slackS, `the first answer came ${first - toS} s after`);
 }
@@ -162,7 +162,7 @@ test.serial(
       const [sequence, atS] = answers.at(-1) ?? [0, 0];
       t.is(answers.length, sequence, 'nothing was lost before');
       t.true(
-        Math.abs(stoppedS - atS) < 0.3,
+        Math.abs(stoppedS - atS) < 0.5,
         `the last answer came ${stoppedS - atS} s before the end`,
       );
       for (const node of pair.nodes) {
