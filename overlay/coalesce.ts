@@ -43,7 +43,10 @@ import { ENCAPSULATION_BYTES } from './snapshot.ts';
 import type { Gather, TunWriter } from './tun-writer.ts';
 import type { Offloads } from './types.ts';
 
-const FLOWS = 16;
+/** Places for open flows, a power of two; a flow has its own and the next few to look at. */
+const FLOWS = 64;
+const PLACES = 4;
+const BEGUN_MAX = 256;
 const SEGMENTS_MAX = 64;
 const PACKET_BYTES_MAX = 65535;
 
@@ -105,8 +108,9 @@ export function createCoalescer(
   const pieces: DatagramSink = { append: writePiece };
   const segmenter = createSegmenter(arena, checksum, 1, () => segmenter.reset());
   let worst: Drop = Drop.none;
-  let open = 0;
-  let victim = 0;
+  /** Places in the order in which flows were begun in them, since the last flush. */
+  const begun = new Uint8Array(BEGUN_MAX);
+  let begunCount = 0;
 
   function add(ip: number, bytes: number, gsoSize: number): void {
     const isV4 = view.getUint8(ip) >>> 4 === 4;
@@ -138,7 +142,7 @@ export function createCoalescer(
       return;
     }
     const hash = hashOf(ip, isV4, transport);
-    const flow = open === 0 ? null : findOpen(ip, isV4, transport, protocol, hash);
+    const flow = begunCount === 0 ? null : findOpen(ip, isV4, transport, protocol, hash);
     const payload = transportBytes - header;
     if (!isMergeable(protocol, transport, payload, ipHeader, isV4, flags)) {
       if (flow !== null) close(flow);
@@ -187,8 +191,8 @@ export function createCoalescer(
     protocol: number,
     hash: number,
   ): OpenFlow | null {
-    for (let i = 0; i < FLOWS; i++) {
-      const flow = flows[i]!;
+    for (let i = 0; i < PLACES; i++) {
+      const flow = flows[(hash + i) & (FLOWS - 1)]!;
       if (flow.ip !== 0 && flow.hash === hash && flow.protocol === protocol) {
         const at = flow.ip;
         if (
@@ -303,8 +307,10 @@ export function createCoalescer(
     payload: number,
     flags: number,
   ): void {
-    const flow = freeFlow();
-    open++;
+    if (begunCount === BEGUN_MAX) flush();
+    const place = freePlace(hash);
+    const flow = flows[place]!;
+    begun[begunCount++] = place;
     flow.ip = ip;
     flow.hash = hash;
     flow.ipHeader = ipHeader;
@@ -322,21 +328,20 @@ export function createCoalescer(
       close(flow);
   }
 
-  function freeFlow(): OpenFlow {
-    for (let i = 0; i < FLOWS; i++) {
-      const flow = flows[i]!;
-      if (flow.ip === 0) return flow;
+  /** A free place for a flow, if need be by closing the flow that has the first. */
+  function freePlace(hash: number): number {
+    for (let i = 0; i < PLACES; i++) {
+      const place = (hash + i) & (FLOWS - 1);
+      if (flows[place]!.ip === 0) return place;
     }
-    const flow = flows[victim]!;
-    victim = (victim + 1) % FLOWS;
-    close(flow);
-    return flow;
+    const place = hash & (FLOWS - 1);
+    close(flows[place]!);
+    return place;
   }
 
   function close(flow: OpenFlow): void {
     const { ip, ipHeader, protocol, segments } = flow;
     flow.ip = 0;
-    open--;
     if (segments === 1) {
       const csumOffset = protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
       count(writer.single(ip, flow.bytes, flow.flags, ipHeader, csumOffset), 1);
@@ -418,10 +423,11 @@ export function createCoalescer(
   }
 
   function flush(): void {
-    for (let i = 0; open > 0 && i < FLOWS; i++) {
-      const flow = flows[i]!;
+    for (let i = 0; i < begunCount; i++) {
+      const flow = flows[begun[i]!]!;
       if (flow.ip !== 0) close(flow);
     }
+    begunCount = 0;
   }
 
   return { add, flush };
