@@ -46,8 +46,10 @@ const IPV6_MTU_DISCOVER = 23;
 const IPV6_MTU = 24;
 const IPV6_V6ONLY = 26;
 const IPV6_RECVTCLASS = 66;
-/** Never fragment locally; learn the path MTU and refuse what is larger (ip(7)). */
+/** Never fragment; learn the path MTU and refuse what is larger (ip(7)). */
 const PMTUDISC_DO = 2;
+/** Fragment here, and let routers do so. */
+const PMTUDISC_DONT = 0;
 
 const BUFFER_BYTES = 8 << 20;
 
@@ -136,11 +138,12 @@ export interface BoundSocket {
  * A socket to send from, with a source port of its own. It never receives: a filter that accepts no
  * byte drops whatever is sent to that port before it can fill a queue.
  */
-export function openSender(address: IpAddress): BoundSocket {
+export function openSender(address: IpAddress, mayFragment = false): BoundSocket {
+  const discovery = mayFragment ? PMTUDISC_DONT : PMTUDISC_DO;
   const family = familyOf(address);
   const fd = openSocket(family);
-  if (family === 4) setOption(fd, SOL_IP, IP_MTU_DISCOVER, PMTUDISC_DO);
-  else setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO);
+  if (family === 4) setOption(fd, SOL_IP, IP_MTU_DISCOVER, discovery);
+  else setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, discovery);
   refuseAll(fd);
   bindTo(fd, address, 0);
   return { fd, port: portOf(fd) };

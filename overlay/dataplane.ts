@@ -17,10 +17,16 @@ import {
 } from '../linux/udp.ts';
 import { type IpAddress, familyOf } from '../wire/address.ts';
 import { createCounters, sumCounters } from './counters.ts';
-import { CONTROL_GENERATION, CONTROL_NO_TUNNEL, CONTROL_STOP, CONTROL_WORDS } from './loop.ts';
+import {
+  CONTROL_GENERATION,
+  CONTROL_NO_TUNNEL,
+  CONTROL_STOP,
+  CONTROL_WORDS,
+  type SendingSockets,
+} from './loop.ts';
 import { acceptLocalSources, probeOffloads, tunnelTapName } from './probe.ts';
 import { compileSnapshot, overheadBytes } from './snapshot.ts';
-import type { Dataplane, DataplaneOptions, Offloads, OverlayState } from './types.ts';
+import type { Dataplane, DataplaneOptions, Offloads, OverlayState, Peer } from './types.ts';
 import type { WorkerMessage, WorkerStart } from './worker.ts';
 
 /** Outer source ports of one worker and family: enough for a receiver's queues to share the load. */
@@ -53,9 +59,16 @@ export async function startDataplane(options: DataplaneOptions): Promise<Datapla
 
 async function open(asked: DataplaneOptions, wanted: Offloads, fds: number[]): Promise<Dataplane> {
   const inUse = { ...wanted };
+  let last: OverlayState | null = null;
+  const pathMtus = createPathMtus(asked.report);
   const options: DataplaneOptions = {
     ...asked,
     report: (event) => {
+      if (event.kind === 'path-mtu') {
+        // One worker has met it: look now, and tell the others.
+        if (last !== null && pathMtus.learn(last, event.peer)) publish(last);
+        return;
+      }
       if (event.kind === 'offload-off') inUse[event.offload] = false;
       asked.report(event);
     },
@@ -81,12 +94,18 @@ async function open(asked: DataplaneOptions, wanted: Offloads, fds: number[]): P
     if (offloads.udpGro) enableGro(fd);
     return fd;
   };
-  const senders = (address: IpAddress | null): BoundSocket[] => {
-    if (address === null) return [];
-    const opened = Array.from({ length: SOURCE_PORTS }, () => openSender(address));
-    fds.push(...opened.map(({ fd }) => fd));
+  const sender = (address: IpAddress, mayFragment: boolean): BoundSocket => {
+    const opened = openSender(address, mayFragment);
+    fds.push(opened.fd);
     return opened;
   };
+  const senders = (address: IpAddress | null): SendingSockets | null =>
+    address === null
+      ? null
+      : {
+          flows: Array.from({ length: SOURCE_PORTS }, () => sender(address, false)),
+          fragmenting: sender(address, true),
+        };
   const tap = wanted.tunnelGso ? openTap(options) : null;
   fds.push(...(tap?.fds ?? []));
   const starts = tun.fds.map((tunFd, index): Omit<WorkerStart, 'control' | 'snapshots'> => {
@@ -117,10 +136,8 @@ async function open(asked: DataplaneOptions, wanted: Offloads, fds: number[]): P
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
   const threads = starts.map((start, index) => startThread(options, start, control, index));
   await Promise.all(threads.map(({ ready }) => ready));
-  const pathMtus = createPathMtus(options.report);
   const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
-  let last: OverlayState | null = null;
 
   const announce = (): void => {
     Atomics.add(control, CONTROL_GENERATION, 1);
@@ -203,6 +220,8 @@ interface PathMtus {
   readonly of: (address: IpAddress) => number;
   /** Asks the kernel about the next few peers. @returns true when something has changed */
   readonly look: (state: OverlayState) => boolean;
+  /** The same about one peer, by its name. */
+  readonly learn: (state: OverlayState, name: string) => boolean;
 }
 
 /**
@@ -213,25 +232,35 @@ interface PathMtus {
 function createPathMtus(report: DataplaneOptions['report']): PathMtus {
   const known = new Map<IpAddress, number>();
   let next = 0;
+
+  function ask({ name, addresses }: Peer, mtuBytes: number): boolean {
+    let changed = false;
+    for (const address of addresses) {
+      const inner = pathMtuBytes(address) - overheadBytes(familyOf(address));
+      if (inner > 0 && inner < mtuBytes) {
+        if (known.get(address) === inner) continue;
+        known.set(address, inner);
+        report({ kind: 'path-mtu', peer: name, mtuBytes: inner });
+        changed = true;
+      } else if (known.delete(address)) {
+        changed = true;
+      }
+    }
+    return changed;
+  }
+
   return {
     of: (address) => known.get(address) ?? Infinity,
     look: ({ peers, mtuBytes }) => {
       let changed = false;
       for (let i = 0; i < Math.min(PATH_MTU_PEERS, peers.length); i++) {
-        const peer = peers[next++ % peers.length]!;
-        for (const address of peer.addresses) {
-          const inner = pathMtuBytes(address) - overheadBytes(familyOf(address));
-          if (inner > 0 && inner < mtuBytes) {
-            if (known.get(address) === inner) continue;
-            known.set(address, inner);
-            report({ kind: 'path-mtu', peer: peer.name, mtuBytes: inner });
-            changed = true;
-          } else if (known.delete(address)) {
-            changed = true;
-          }
-        }
+        if (ask(peers[next++ % peers.length]!, mtuBytes)) changed = true;
       }
       return changed;
+    },
+    learn: ({ peers, mtuBytes }, name) => {
+      const peer = peers.find((it) => it.name === name);
+      return peer !== undefined && ask(peer, mtuBytes);
     },
   };
 }

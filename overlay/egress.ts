@@ -36,6 +36,7 @@ import {
 import {
   IPV6_DESTINATION,
   IPV6_HEADER_BYTES,
+  IPV6_MTU_MIN,
   IPV6_SOURCE,
   checkIpv6,
   readPayloadLength,
@@ -56,15 +57,25 @@ import type { TunnelGso } from './tunnel-gso.ts';
  */
 export type Egress = (at: number, bytes: number) => Drop;
 
+export interface UnderlayQueues {
+  /** One per outer source port, a power of two of them: a flow has one of them. */
+  readonly flows: readonly Sender[];
+  /**
+   * Its datagrams may be fragmented on the way: for IPv6 packets of the minimum MTU on a path that
+   * takes less (RFC 2473 section 7.1 (b)), where telling the sender would not help.
+   */
+  readonly fragmenting: Sender;
+}
+
 export function createEgress(
   arena: Arena,
   checksum: Checksum,
   peers: Peers,
   segmenter: Segmenter,
   icmp: IcmpErrors,
-  /** Queues of each underlay family, a power of two of them or none. */
-  senders4: readonly Sender[],
-  senders6: readonly Sender[],
+  /** Queues of each underlay family, or null: this node has no address of it. */
+  queues4: UnderlayQueues | null,
+  queues6: UnderlayQueues | null,
   /** The way for large TCP packets over IPv4, or null: they are cut here. */
   tunnel: TunnelGso | null,
 ): Egress {
@@ -99,7 +110,7 @@ export function createEgress(
     );
     const mayFragment = (readFragmentWord(view, ip) & IPV4_DONT_FRAGMENT) === 0;
     const ecn = readTos(view, ip) & ECN_MASK;
-    return send(at, ip, header, total, peers.hopOf(peer), hash, ecn, mayFragment);
+    return send(at, ip, header, total, peers.hopOf(peer), hash, ecn, mayFragment, 0);
   }
 
   function egress6(at: number, ip: number, end: number): Drop {
@@ -120,7 +131,7 @@ export function createEgress(
     );
     const ecn = readTrafficClass(view, ip) & ECN_MASK;
     const hop = peers.hopOf(peer) + HOP_BYTES;
-    return send(at, ip, IPV6_HEADER_BYTES, total, hop, hash, ecn, false);
+    return send(at, ip, IPV6_HEADER_BYTES, total, hop, hash, ecn, false, IPV6_MTU_MIN);
   }
 
   function send(
@@ -132,20 +143,24 @@ export function createEgress(
     hash: number,
     ecn: number,
     mayFragment: boolean,
+    mtuMin: number,
   ): Drop {
     if (!peers.current().forwarding) return Drop.notForwarding;
     const family = words[(hop + HOP_FAMILY) >>> 2]!;
-    const senders = family === 4 ? senders4 : senders6;
-    if (family === 0 || senders.length === 0) {
+    const queues = family === 4 ? queues4 : queues6;
+    if (family === 0 || queues === null) {
       icmp.unreachable(ip, total);
       return Drop.noPeer;
     }
-    const sender = senders[hash & (senders.length - 1)]!;
-    const mtu = words[(hop + HOP_MTU) >>> 2]!;
+    const pathMtu = words[(hop + HOP_MTU) >>> 2]!;
+    const isNarrow = pathMtu < mtuMin;
+    const mtu = isNarrow ? mtuMin : pathMtu;
+    const sender = isNarrow ? queues.fragmenting : queues.flows[hash & (queues.flows.length - 1)]!;
     const gsoType = readVnetGsoType(view, at);
     if (gsoType !== VNET_GSO_NONE) {
       const piece = readVnetGsoSize(view, at);
-      return sendLarge(ip, header, total, gsoType, piece, hop, ecn, sender, mtu, mayFragment);
+      const way = isNarrow || family !== 4 ? null : tunnel;
+      return sendLarge(ip, header, total, gsoType, piece, hop, ecn, sender, mtu, mayFragment, way);
     }
     if ((readVnetFlags(view, at) & VNET_NEEDS_CSUM) !== 0) {
       const start = readVnetCsumStart(view, at);
@@ -178,6 +193,7 @@ export function createEgress(
     sender: Sender,
     mtu: number,
     mayFragment: boolean,
+    way: TunnelGso | null,
   ): Drop {
     const header = segmenter.transportHeaderOf(ip, ipHeader, total, gsoType);
     if (header === 0 || gsoSize === 0) return Drop.offloadHeader;
@@ -191,10 +207,10 @@ export function createEgress(
       }
       piece = mtu - ipHeader - header;
     }
-    if (isTcp && tunnel !== null && words[(hop + HOP_FAMILY) >>> 2] === 4) {
+    if (isTcp && way !== null) {
       // What waits in the queue may belong to the same flow, and goes first.
       sender.flush();
-      if (tunnel.write(ip, ipHeader, header, total, piece, hop, ecn, sender.sourcePort)) {
+      if (way.write(ip, ipHeader, header, total, piece, hop, ecn, sender.sourcePort)) {
         return Drop.none;
       }
     }

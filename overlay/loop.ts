@@ -14,7 +14,7 @@ import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import { createCoalescer } from './coalesce.ts';
 import { Counter } from './counters.ts';
-import { createEgress } from './egress.ts';
+import { type UnderlayQueues, createEgress } from './egress.ts';
 import { createIcmpErrors } from './icmp-errors.ts';
 import { createIngress } from './ingress.ts';
 import { type Peers, createPeers } from './peers.ts';
@@ -49,14 +49,22 @@ export const CONTROL_GENERATION = 1;
 export const CONTROL_NO_TUNNEL = 2;
 export const CONTROL_WORDS = 3;
 
+/** What a worker sends from in one underlay family. */
+export interface SendingSockets {
+  /** A power of two of them, each with a source port of its own. */
+  readonly flows: readonly BoundSocket[];
+  /** Its datagrams may be fragmented. */
+  readonly fragmenting: BoundSocket;
+}
+
 export interface LoopOptions {
   readonly tunFd: number;
   /** Receiving socket of each underlay family, or null. */
   readonly receiver4: number | null;
   readonly receiver6: number | null;
-  /** Sending sockets, a power of two of them, or none. */
-  readonly senders4: readonly BoundSocket[];
-  readonly senders6: readonly BoundSocket[];
+  /** Sending sockets of each underlay family, or null. */
+  readonly senders4: SendingSockets | null;
+  readonly senders6: SendingSockets | null;
   /** A TAP for whole tunnel packets over IPv4, or null. */
   readonly tunnel: TunnelOptions | null;
   /** An eventfd that the main thread writes to after it has changed something. */
@@ -98,12 +106,12 @@ export function createLoop(options: LoopOptions): Loop {
   const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
   const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads);
   let isGsoRefused = false;
-  const senders4 = options.senders4.map((it) => createQueue(it, 4));
-  const senders6 = options.senders6.map((it) => createQueue(it, 6));
-  const senders = [...senders4, ...senders6];
+  const senders: Sender[] = [];
+  const queues4 = options.senders4 === null ? null : createQueues(options.senders4, 4);
+  const queues6 = options.senders6 === null ? null : createQueues(options.senders6, 6);
   const segmenter = createSegmenter(arena, checksum, SEGMENT_HEADERS, flushSenders);
   const tunnel = options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel);
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders4, senders6, tunnel);
+  const egress = createEgress(arena, checksum, peers, segmenter, icmp, queues4, queues6, tunnel);
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
   if (options.receiver4 !== null) createUnderlay(options.receiver4, 4);
@@ -133,12 +141,20 @@ export function createLoop(options: LoopOptions): Loop {
   let skip = 0;
   let backOff = 1;
 
-  function createQueue(bound: BoundSocket, family: Family): Sender {
-    return createSender(arena, counters, {
+  function createQueues(sockets: SendingSockets, family: Family): UnderlayQueues {
+    return {
+      flows: sockets.flows.map((it) => createQueue(it, family, offloads.udpGso)),
+      // Fragments of segmented messages are more than the kernel does.
+      fragmenting: createQueue(sockets.fragmenting, family, false),
+    };
+  }
+
+  function createQueue(bound: BoundSocket, family: Family, gso: boolean): Sender {
+    const sender = createSender(arena, counters, {
       fd: bound.fd,
       sourcePort: bound.port,
       family,
-      gso: offloads.udpGso,
+      gso,
       batch: offloads.batch,
       onTooBig: createPathMtu(family),
       onGsoRefused: (number) => {
@@ -149,6 +165,8 @@ export function createLoop(options: LoopOptions): Loop {
         isGsoRefused = true;
       },
     });
+    senders.push(sender);
+    return sender;
   }
 
   function createUnderlay(fd: number, family: Family): void {

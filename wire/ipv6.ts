@@ -2,6 +2,8 @@
 import { Drop } from './drop-reason.ts';
 
 export const IPV6_HEADER_BYTES = 40;
+/** Every link carries packets of this size, one way or another (RFC 8200 section 5). */
+export const IPV6_MTU_MIN = 1280;
 export const IPV6_SOURCE = 8;
 export const IPV6_DESTINATION = 24;
 /** Extension headers that may stand before an upper layer (RFC 8200 section 4, IANA's registry). */

@@ -18,7 +18,8 @@ function createPacket(packet: Buffer, ipHeader: number, flags: number) {
   }));
   const segmenter = createSegmenter(arena, checksum, 64, none);
   const icmp = { unreachable: none, tooBig: none };
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, senders, [], null);
+  const queues = { flows: senders, fragmenting: senders[0]! };
+  const egress = createEgress(arena, checksum, peers, segmenter, icmp, queues, null, null);
   const at = place(packet, VNET_HEADER_BYTES) - VNET_HEADER_BYTES;
   /** The encapsulation is written over the vnet header, so each packet needs its own. */
   const run = (): Drop => {

@@ -48,15 +48,16 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
   const tun = new TunTwin(offloads.tunTso);
   const counters = createCounters();
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
-  const senders4 = [openSender(address), openSender(address)];
+  const flows = [openSender(address), openSender(address)];
+  const fragmenting = openSender(address, true);
   const wakeFd = eventfd(0, 0o4000);
   if (offloads.udpGro) enableGro(receiver);
   const loop = createLoop({
     tunFd: tun.fd,
     receiver4: receiver,
     receiver6: null,
-    senders4,
-    senders6: [],
+    senders4: { flows, fragmenting },
+    senders6: null,
     tunnel: null,
     wakeFd,
     port,
@@ -69,7 +70,12 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
     },
   });
   control[CONTROL_GENERATION] = 1;
-  return { tun, loop, counters, fds: [receiver, wakeFd, ...senders4.map(({ fd }) => fd)] };
+  return {
+    tun,
+    loop,
+    counters,
+    fds: [receiver, wakeFd, fragmenting.fd, ...flows.map(({ fd }) => fd)],
+  };
 }
 
 const addresses = [parseAddress(loopback(21)), parseAddress(loopback(22))] as const;

@@ -511,7 +511,9 @@ export class Wire implements Disposable {
     const senders = Array.from({ length: options.senders ?? 4 }, () => openSender(this.#address));
     const wakeFd = eventfd(0, EFD_NONBLOCK_CLOEXEC);
     this.#senders = senders;
-    this.#fds = [receiver, ...senders.map(({ fd }) => fd), wakeFd];
+    const fragmenting = openSender(this.#address, true);
+    const sending = { flows: senders, fragmenting };
+    this.#fds = [receiver, fragmenting.fd, ...senders.map(({ fd }) => fd), wakeFd];
     this.#state = {
       ...stateOf(underlayOf(family, 2), underlayOf(family, 3)),
       ...options.state,
@@ -520,8 +522,8 @@ export class Wire implements Disposable {
       tunFd: this.tun.fd,
       receiver4: family === 4 ? receiver : null,
       receiver6: family === 6 ? receiver : null,
-      senders4: family === 4 ? senders : [],
-      senders6: family === 6 ? senders : [],
+      senders4: family === 4 ? sending : null,
+      senders6: family === 6 ? sending : null,
       tunnel: this.tap === null ? null : tunnelOf(this.tap, this.#address),
       wakeFd,
       port: this.#port,
