@@ -16,6 +16,13 @@ import { labPrefix, openRun, removeRun } from '../test/lab/run.ts';
 import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
 import { findProgram } from './programs.ts';
 
+/** A program: `FROM TO PORT`, one datagram. */
+const SEND_DATAGRAM = `
+  const [from, to, port] = process.argv.slice(1);
+  const socket = require('node:dgram').createSocket('udp4');
+  socket.bind(0, from, () => socket.send('x', Number(port), to, () => socket.close()));
+`;
+
 const WEFT = join(import.meta.dirname, '..', 'bin', 'weft');
 const lab = openRun(labPrefix());
 const dir = lab.directory;
@@ -422,10 +429,7 @@ test.serial(
         return Number(/packets (\d+)/.exec(text)?.[1]);
       };
       const send = (from: string, to: string, port: number): Promise<string> =>
-        run(['socat', '-u', 'STDIN', `UDP4-SENDTO:${to}:${port},bind=${from}`], {
-          netns: pod,
-          input: 'x',
-        });
+        run([process.execPath, '--eval', SEND_DATAGRAM, from, to, `${port}`], { netns: pod });
       for (const [i, [from, to]] of [
         [address, '192.0.2.2'],
         ['192.0.2.77', '192.0.2.2'],
