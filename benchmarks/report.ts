@@ -190,7 +190,7 @@ export function toSvg(report: Report): string {
   const shown = VARIANTS.filter(
     (variant) => variant !== 'kernel' && report.rows.some((row) => ratioOf(row, variant) !== null),
   );
-  const [left, top, width, bar, gap] = [230, 44, 480, 13, 14];
+  const [left, top, width, bar, gap] = [310, 44, 480, 13, 14];
   const group = shown.length * bar + gap;
   const largest = Math.max(
     1,
