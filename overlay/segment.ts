@@ -148,98 +148,76 @@ export function createSegmenter(
     ecn: number,
     sink: DatagramSink,
   ): void {
-    if (header === UDP_HEADER_BYTES) segmentUdp(ip, ipHeader, total, piece, hop, ecn, sink);
-    else segmentTcp(ip, ipHeader, header, total, piece, hop, ecn, sink);
-  }
-
-  function segmentTcp(
-    ip: number,
-    ipHeader: number,
-    tcpHeader: number,
-    total: number,
-    piece: number,
-    hop: number,
-    ecn: number,
-    sink: DatagramSink,
-  ): void {
     const isV4 = view.getUint8(ip) >>> 4 === 4;
-    const headers = ipHeader + tcpHeader;
+    const isTcp = header !== UDP_HEADER_BYTES;
+    const headers = ipHeader + header;
     const transport = ip + ipHeader;
     const end = ip + total;
-    const firstSequence = readSequence(view, transport);
     const firstId = isV4 ? readId(view, ip) : 0;
-    const flags = readTcpFlags(view, transport);
-    // Sums of what is the same in every segment: addresses and protocol, and the TCP header without
-    // sequence number, flags and checksum.
-    const pseudo = pseudoSum(view, ip, PROTOCOL_TCP, tcpHeader);
-    view.setUint16(transport + TCP_CHECKSUM, 0);
-    view.setUint8(transport + 13, 0);
-    view.setUint32(transport + 4, 0);
-    const constant = checksum(transport, tcpHeader, pseudo);
+    const firstSequence = isTcp ? readSequence(view, transport) : 0;
+    const flags = isTcp ? readTcpFlags(view, transport) : 0;
+    const constant = isTcp ? sumConstantTcp(ip, transport, header) : sumConstantUdp(ip, transport);
     const ipConstant = isV4 ? sumConstantHeader(ip) : 0;
     let index = 0;
     for (let payload = ip + headers; payload < end; payload += piece) {
       const length = payload + piece < end ? piece : end - payload;
       const at = takeHeader();
       const to = at + ENCAPSULATION_BYTES;
-      const tcp = to + ipHeader;
-      const sequence = (firstSequence + index * piece) >>> 0;
-      // FIN and PSH belong to the last segment, CWR to the first (RFC 3168 section 6.1.2).
-      let segmentFlags = flags;
-      if (payload + length < end) segmentFlags &= ~(TCP_FIN | TCP_PSH);
-      if (index > 0) segmentFlags &= ~TCP_CWR;
       writeEncapsulation(view, at, hop);
       copyHeader(to, ip, headers);
-      view.setUint32(tcp + 4, sequence);
-      view.setUint8(tcp + 13, segmentFlags);
-      const sum = checksum(
-        payload,
-        length,
-        constant + (sequence >>> 16) + (sequence & 0xffff) + segmentFlags + length,
-      );
-      view.setUint16(tcp + TCP_CHECKSUM, ~sum & 0xffff);
-      finishIp(to, isV4, ipHeader, tcpHeader + length, firstId + index, ipConstant);
+      if (isTcp) {
+        // FIN and PSH belong to the last segment, CWR to the first (RFC 3168 section 6.1.2).
+        let segmentFlags = flags;
+        if (payload + length < end) segmentFlags &= ~(TCP_FIN | TCP_PSH);
+        if (index > 0) segmentFlags &= ~TCP_CWR;
+        const sequence = (firstSequence + index * piece) >>> 0;
+        finishTcp(to + ipHeader, sequence, segmentFlags, payload, length, constant);
+      } else {
+        finishUdp(to + ipHeader, payload, length, constant);
+      }
+      finishIp(to, isV4, ipHeader, header + length, firstId + index, ipConstant);
       sink.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
       index++;
     }
   }
 
-  function segmentUdp(
-    ip: number,
-    ipHeader: number,
-    total: number,
-    piece: number,
-    hop: number,
-    ecn: number,
-    sink: DatagramSink,
+  /**
+   * The sum of what is the same in every segment: addresses and protocol, and the TCP header without
+   * sequence number, flags and checksum; leaves those zero.
+   */
+  function sumConstantTcp(ip: number, tcp: number, header: number): number {
+    const pseudo = pseudoSum(view, ip, PROTOCOL_TCP, header);
+    view.setUint16(tcp + TCP_CHECKSUM, 0);
+    view.setUint8(tcp + 13, 0);
+    view.setUint32(tcp + 4, 0);
+    return checksum(tcp, header, pseudo);
+  }
+
+  function sumConstantUdp(ip: number, udp: number): number {
+    const ports = view.getUint16(udp) + view.getUint16(udp + 2);
+    return fold(pseudoSum(view, ip, PROTOCOL_UDP, 0) + ports);
+  }
+
+  function finishTcp(
+    tcp: number,
+    sequence: number,
+    flags: number,
+    payload: number,
+    length: number,
+    constant: number,
   ): void {
-    const isV4 = view.getUint8(ip) >>> 4 === 4;
-    const headers = ipHeader + UDP_HEADER_BYTES;
-    const transport = ip + ipHeader;
-    const end = ip + total;
-    const firstId = isV4 ? readId(view, ip) : 0;
-    const constant =
-      pseudoSum(view, ip, PROTOCOL_UDP, 0) +
-      view.getUint16(transport) +
-      view.getUint16(transport + 2);
-    const ipConstant = isV4 ? sumConstantHeader(ip) : 0;
-    let index = 0;
-    for (let payload = ip + headers; payload < end; payload += piece) {
-      const length = payload + piece < end ? piece : end - payload;
-      const udpLength = UDP_HEADER_BYTES + length;
-      const at = takeHeader();
-      const to = at + ENCAPSULATION_BYTES;
-      const udp = to + ipHeader;
-      writeEncapsulation(view, at, hop);
-      copyHeader(to, ip, headers);
-      view.setUint16(udp + 4, udpLength);
-      // The length stands in the pseudo-header and in the header.
-      const sum = checksum(payload, length, fold(constant) + 2 * udpLength);
-      view.setUint16(udp + UDP_CHECKSUM, ~sum & 0xffff || 0xffff);
-      finishIp(to, isV4, ipHeader, udpLength, firstId + index, ipConstant);
-      sink.append(hop, ecn, at, ENCAPSULATION_BYTES + headers, payload, length);
-      index++;
-    }
+    view.setUint32(tcp + 4, sequence);
+    view.setUint8(tcp + 13, flags);
+    const words = (sequence >>> 16) + (sequence & 0xffff) + flags + length;
+    view.setUint16(tcp + TCP_CHECKSUM, ~checksum(payload, length, constant + words) & 0xffff);
+  }
+
+  function finishUdp(udp: number, payload: number, length: number, constant: number): void {
+    const udpLength = UDP_HEADER_BYTES + length;
+    view.setUint16(udp + 4, udpLength);
+    // The length stands in the pseudo-header and in the header.
+    const sum = checksum(payload, length, constant + 2 * udpLength);
+    view.setUint16(udp + UDP_CHECKSUM, ~sum & 0xffff || 0xffff);
   }
 
   /** The sum of what is the same in every segment's IPv4 header; leaves the rest of it zero. */
