@@ -1,8 +1,9 @@
-/** What the API's answers hold: plain JSON, addresses as text. */
+/** What the API's questions and answers hold: plain JSON, addresses as text. */
 import type { EntryProblem } from '../ipam/peers.ts';
 import type { NodeLease } from '../ipam/types.ts';
 import { type IpAddress, formatAddress } from '../wire/address.ts';
 import { type Cidr, formatCidr } from '../wire/cidr.ts';
+import type { CniCode } from '../wire/cni.ts';
 import { formatMac } from '../wire/mac.ts';
 
 export interface LeaseMessage {
@@ -61,6 +62,98 @@ export interface StatusMessage {
 
 export interface ErrorMessage {
   readonly error: { readonly code: string; readonly message: string };
+}
+
+/** POST /v1/cni: what the CNI plugin asks, its environment and configuration checked for form. */
+export type CniRequest =
+  | CniAddRequest
+  | CniCheckRequest
+  | { readonly command: 'DEL'; readonly containerId: string; readonly ifname: string }
+  | {
+      readonly command: 'GC';
+      readonly network: string;
+      /** What the runtime still knows; everything else of the network goes. */
+      readonly valid: readonly { readonly containerId: string; readonly ifname: string }[];
+    }
+  | { readonly command: 'STATUS' };
+
+export interface CniAddRequest {
+  readonly command: 'ADD';
+  /** The configuration's `name`. */
+  readonly network: string;
+  readonly containerId: string;
+  readonly ifname: string;
+  /** Path of the container's network namespace (CNI_NETNS). */
+  readonly netns: string;
+  /** Addresses asked for, at most one of each family (capability `ips`, CNI_ARGS IP, args.cni.ips). */
+  readonly ips: readonly string[];
+  /** Ethernet address asked for (capability `mac`, CNI_ARGS MAC, args.cni.mac). */
+  readonly mac: string | null;
+  /** CNI_ARGS K8S_POD_NAMESPACE and K8S_POD_NAME. */
+  readonly pod: { readonly namespace: string; readonly name: string } | null;
+}
+
+export interface CniCheckRequest {
+  readonly command: 'CHECK';
+  readonly network: string;
+  readonly containerId: string;
+  readonly ifname: string;
+  readonly netns: string;
+  /** Of prevResult, those of this plugin's interface, without lengths; null: there was no prevResult. */
+  readonly ips: readonly string[] | null;
+  /** Of prevResult's interface `ifname`, or null. */
+  readonly mac: string | null;
+}
+
+/** What ADD made. */
+export interface CniAttachment {
+  readonly hostInterface: { readonly name: string; readonly mac: string };
+  readonly interface: { readonly name: string; readonly mac: string; readonly sandbox: string };
+  readonly mtuBytes: number;
+  /** `10.244.1.2/32` and `fd00::2/128`. */
+  readonly ips: readonly { readonly address: string; readonly gateway: string }[];
+  readonly routes: readonly { readonly dst: string; readonly gw: string }[];
+}
+
+export interface CniError {
+  readonly code: CniCode;
+  readonly msg: string;
+  readonly details?: string;
+}
+
+/** `attachment` for ADD, null for the others. */
+export type CniAnswer =
+  { readonly attachment: CniAttachment | null } | { readonly error: CniError };
+
+/** One attachment, as `weft ipam show` prints it. */
+export interface AttachmentMessage {
+  readonly containerId: string;
+  readonly ifname: string;
+  readonly network: string;
+  readonly netns: string;
+  readonly hostInterface: string;
+  readonly address: string | null;
+  readonly ipv6Address: string | null;
+  readonly mac: string;
+  /** `namespace/name`, or null. */
+  readonly pod: string | null;
+}
+
+/** GET /v1/ipam */
+export interface IpamMessage {
+  readonly subnet: string | null;
+  readonly ipv6Subnet: string | null;
+  /** Addresses that pods can have; null where there are more than can be counted (IPv6). */
+  readonly capacity: number | null;
+  readonly used: number;
+  readonly reserved: readonly string[];
+  readonly attachments: readonly AttachmentMessage[];
+}
+
+/** GET /v1/ipam/check: what does not agree, one line each; empty when all is well. */
+export interface IpamCheckMessage {
+  readonly attachments: number;
+  readonly problems: readonly string[];
 }
 
 export const addressText = (address: IpAddress | null): string | null =>

@@ -47,3 +47,20 @@ export interface NodeLease extends NodeIdentity {
   /** The key has no etcd lease: an operator's reservation, which stays one. */
   readonly reserved: boolean;
 }
+
+/** One interface that a container runtime asked for (CNI ADD) and has not given back (DEL). */
+export interface Attachment {
+  readonly containerId: string;
+  /** The interface's name within the container. The two together are unique. */
+  readonly ifname: string;
+  /** The CNI network's name. */
+  readonly network: string;
+  /** Path of the container's network namespace. */
+  readonly netns: string;
+  /** That namespace's `device:inode` when it was attached; the path may lead to another one later. */
+  readonly netnsId: string;
+  readonly address4: Ipv4 | null;
+  readonly address6: Ipv6 | null;
+  readonly mac: Mac;
+  readonly pod: { readonly namespace: string; readonly name: string } | null;
+}

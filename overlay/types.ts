@@ -18,6 +18,11 @@ export interface Peer {
   readonly subnet6: Cidr6 | null;
   readonly nextHop4: NextHop | null;
   readonly nextHop6: NextHop | null;
+  /**
+   * Reached by the host's own routes, without VXLAN: what is for it goes back to the host, and the host
+   * may hand us what comes from it.
+   */
+  readonly direct: boolean;
   /** At most one of each family. */
   readonly addresses: readonly IpAddress[];
 }
@@ -33,6 +38,11 @@ export interface OverlayState {
   readonly mtuBytes: number;
   /** False while the node's lease is not ours: nothing is sent, nothing is delivered. */
   readonly forwarding: boolean;
+  /** The overlay networks: what lies outside of them is the host's to route. */
+  readonly network4: Cidr4 | null;
+  readonly network6: Cidr6 | null;
+  /** Addresses within our subnets that a pod has now, in any order. */
+  readonly pods: readonly IpAddress[];
   readonly peers: readonly Peer[];
 }
 
