@@ -1,10 +1,13 @@
 /**
  * The daemon's API: HTTP with JSON over the unix socket `<state dir>/weft.sock`, mode 0600, and the
  * health check over TCP. A route is a method, a path pattern and a function; what it throws as ApiError
- * becomes the answer. The socket is the permission: whoever may open it may do everything.
+ * becomes the answer. The socket is the permission: root, and who runs the daemon, may do everything,
+ * and nobody else gets an answer, whatever the file's mode has become.
  */
 import { chmod, rm } from 'node:fs/promises';
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http';
+import type { Socket } from 'node:net';
+import { peerUid } from '../linux/peer.ts';
 import type { ErrorMessage } from './messages.ts';
 
 export class ApiError extends Error {
@@ -23,6 +26,8 @@ export interface ApiRequest {
   /** The pattern's named parts, decoded. */
   readonly parts: Readonly<Record<string, string | undefined>>;
   readonly query: URLSearchParams;
+  /** What was sent, as JSON; undefined when nothing was. */
+  readonly body: unknown;
 }
 
 export interface ApiRoute {
@@ -63,6 +68,25 @@ function matchPath(pattern: string, path: string): Record<string, string> | null
   return parts;
 }
 
+/** @throws ApiError when it is larger than BODY_BYTES_MAX, or not JSON */
+async function readBody(request: IncomingMessage): Promise<unknown> {
+  const pieces: Buffer[] = [];
+  let bytes = 0;
+  for await (const piece of request as AsyncIterable<Buffer>) {
+    bytes += piece.length;
+    if (bytes > BODY_BYTES_MAX) {
+      throw new ApiError(413, 'ERR_BODY', `more than ${BODY_BYTES_MAX} bytes were sent`);
+    }
+    pieces.push(piece);
+  }
+  if (bytes === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(pieces).toString('utf8'));
+  } catch (cause) {
+    throw new ApiError(400, 'ERR_BODY', `not JSON: ${(cause as Error).message}`, { cause });
+  }
+}
+
 function send(response: ServerResponse, status: number, body: unknown): void {
   const text = body === undefined ? '' : `${JSON.stringify(body)}\n`;
   response.writeHead(body === undefined ? 204 : status, {
@@ -90,9 +114,10 @@ async function answer(
     if (match === undefined) {
       throw new ApiError(405, 'ERR_METHOD', `${request.method} does not apply here`);
     }
-    const body = await match.route.answer({ parts: match.parts, query: searchParams });
-    if (body instanceof Answer) send(response, body.status, body.body);
-    else send(response, 200, body);
+    const body = await readBody(request);
+    const result = await match.route.answer({ parts: match.parts, query: searchParams, body });
+    if (result instanceof Answer) send(response, result.status, result.body);
+    else send(response, 200, result);
   } catch (error) {
     let status = 500;
     let { code, message } = { code: 'ERR_INTERNAL', message: 'the daemon failed; see its log' };
@@ -101,6 +126,9 @@ async function answer(
     send(response, status, { error: { code, message } } satisfies ErrorMessage);
   }
 }
+
+/** A list of what a runtime still has (CNI GC) is the largest. */
+const BODY_BYTES_MAX = 4 << 20;
 
 export interface ListenOptions {
   readonly routes: readonly ApiRoute[];
@@ -156,7 +184,15 @@ export async function listenOnSocket(
   // Left by a daemon that was killed; a living one would hold the lock.
   await rm(path, { force: true });
   // The directory is 0700, so nobody gets in before the mode is set.
-  const listening = await listen(serverOf(options), { path });
+  const server = serverOf(options);
+  server.prependListener('connection', (socket: Socket) => {
+    const uid = peerUid(socket);
+    if (uid !== 0 && uid !== process.geteuid?.()) {
+      options.onError(new ApiError(403, 'ERR_PEER', `user ${uid} was refused on ${path}`));
+      socket.destroy();
+    }
+  });
+  const listening = await listen(server, { path });
   await chmod(path, 0o600);
   return listening;
 }

@@ -6,6 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { LineCounter, isMap, isScalar, isSeq, parseDocument, stringify } from 'yaml';
+import { type AddressRange, parseAddressRange } from '../ipam/address-range.ts';
 import type { Offloads } from '../overlay/types.ts';
 import {
   type IpAddress,
@@ -67,11 +68,14 @@ const matching =
     return text;
   };
 
-function parseEndpoints(text: string): readonly string[] {
-  return text
+const parseList = (text: string): readonly string[] =>
+  text
     .split(',')
     .map((it) => it.trim())
-    .filter((it) => it !== '')
+    .filter((it) => it !== '');
+
+function parseEndpoints(text: string): readonly string[] {
+  return parseList(text)
     .map((endpoint) => {
       const url = URL.canParse(endpoint) ? new URL(endpoint) : undefined;
       if (url === undefined || !['http:', 'https:'].includes(url.protocol) || url.host === '') {
@@ -324,6 +328,12 @@ export const OPTIONS = {
     text: 'false',
     parse: parseBoolean,
     description: 'masquerade what leaves the overlay network',
+  }),
+  podReserved: option({
+    kind: 'list',
+    text: '',
+    parse: (text): readonly AddressRange[] => parseList(text).map(parseAddressRange),
+    description: 'addresses no pod gets: single ones, blocks, or ranges (10.244.1.2-10.244.1.9)',
   }),
   subnetFile: option({
     kind: 'string',

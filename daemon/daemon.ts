@@ -1,12 +1,14 @@
 /**
- * The node's control plane. At the start, in this order: checks, our own etcd, network config, lease,
- * subnet file, packet path (it opens the TUN), host state, publication, ready. Afterwards every event
- * only marks the state dirty, and one loop brings packet path and host to what the state says.
+ * The node's control plane. At the start, in this order: checks, the pods of last time, our own etcd,
+ * network config, lease, subnet file, packet path (it opens the TUN), host state, publication, ready.
+ * Afterwards every event only marks the state dirty, and one loop brings packet path and host to what
+ * the state says.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type LeaseKeeper, type LeaseState, bootTimeMs, keepLease } from '../ipam/lease-keeper.ts';
 import { listLeases, releaseLease } from '../ipam/lease-list.ts';
 import { watchPeers } from '../ipam/peers.ts';
+import { openPodFile } from '../ipam/pod-file.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { readTable } from '../linux/nft.ts';
@@ -18,6 +20,7 @@ import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { startDataplane } from '../overlay/dataplane.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
+import { type HostWatch, openHostWatch } from './host-watch.ts';
 import { reconcileHost } from './host-state.ts';
 import type { Log } from './log.ts';
 import {
@@ -30,6 +33,8 @@ import {
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
+import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
+import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
 import { NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
@@ -43,10 +48,12 @@ export class DaemonError extends Error {
   readonly code = 'ERR_DAEMON';
 }
 
-/** Somebody may have flushed what we set: look again this often. */
+/** What changes on the host is noticed (host-watch.ts); settings of the kernel are not: look this often. */
 const RECONCILE_EVERY_MS = 30_000;
 /** After a failure. */
 const RECONCILE_AGAIN_MS = 2_000;
+/** How often to ask whether somebody has changed the host. */
+const NOTICE_EVERY_MS = 500;
 
 /** Reads only. @throws ConfigError, MissingProgramError, StateDirBusyError */
 export async function checkHost(config: Config): Promise<Underlay> {
@@ -99,7 +106,15 @@ class NodeDaemon {
   /** Null before the host was first as it should be, and while it is. */
   #hostProblem: Error | null = null;
   #hostApplied = false;
-  #dirty = Promise.withResolvers<void>();
+  #nodeEvent = Promise.withResolvers<void>();
+  #podEvent = Promise.withResolvers<void>();
+  /** The whole host is to be looked at, not only the pods. */
+  #isNodeDirty = false;
+  /** Who waits for a pass over the pods that begins after they asked. */
+  #podWaiters: PromiseWithResolvers<PodHostResult>[] = [];
+  readonly #podFailures = new PodFailures((fields, text) => this.#log.warn(fields, text));
+  #podHost: PodHost | null = null;
+  #pods: Pods | null = null;
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
   #wasReady = false;
@@ -107,6 +122,7 @@ class NodeDaemon {
     readonly lease: NodeLease;
     readonly held: boolean;
     readonly peers: readonly NodeLease[];
+    readonly pods: Pods['addresses'];
   } | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
@@ -126,14 +142,66 @@ class NodeDaemon {
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
     try {
-      await this.#start(open, signal);
-      await this.#reconcileForever(signal);
+      await this.#openPods(open);
+      // From now on: a pod can be deleted while etcd does not answer yet.
+      const loop = this.#reconcileForever(signal);
+      loop.catch(() => 'told below');
+      await Promise.race([this.#start(open, signal), loop]);
+      await loop;
     } catch (error) {
       // Aborted: the wait ended because the daemon does.
       if (!signal.aborted) throw error;
     }
     const { reason } = this.#ending.signal as { reason: unknown };
     if (reason instanceof DaemonError) throw reason;
+  }
+
+  async #openPods(open: AsyncDisposableStack): Promise<void> {
+    const { stateDir } = this.#config;
+    const files = stateFiles(stateDir);
+    const log = this.#log;
+    const host = open.use(new PodHost());
+    const watch = open.use(openHostWatch());
+    const notice = setInterval(() => this.#notice(watch), NOTICE_EVERY_MS);
+    open.defer(() => clearInterval(notice));
+    const pods = new Pods(
+      {
+        log,
+        host,
+        reconcile: () => this.#podsChanged(),
+        publish: () => this.#publish(),
+        obstacle: () => this.#reasonsAgainstPods(),
+        impaired: () => !this.#forwarding(),
+        mtuBytes: () => this.#fixed!.mtuBytes,
+      },
+      await openPodFile(files.pods),
+      files.deleted,
+    );
+    await pods.start();
+    this.#podHost = host;
+    this.#pods = pods;
+  }
+
+  #notice(watch: HostWatch): void {
+    if (watch.changed()) this.#markNode();
+  }
+
+  #markNode(): void {
+    this.#isNodeDirty = true;
+    this.#nodeEvent.resolve();
+  }
+
+  #podsChanged(): Promise<PodHostResult> {
+    const waiter = Promise.withResolvers<PodHostResult>();
+    this.#podWaiters.push(waiter);
+    this.#podEvent.resolve();
+    return waiter.promise;
+  }
+
+  /** Null: pods can be added. */
+  #reasonsAgainstPods(): string | null {
+    if (this.#forwarding()) return null;
+    return this.#reasons()[0] ?? 'the daemon is starting';
   }
 
   async #listenHealthz(open: AsyncDisposableStack): Promise<void> {
@@ -228,6 +296,7 @@ class NodeDaemon {
     open.defer(() => dataplane.stop());
     this.#dataplane = dataplane;
     this.#publish();
+    this.#markNode();
     log.info(
       { tunName, workers, offloads: formatOffloads(dataplane.offloads) },
       'packet path runs',
@@ -282,7 +351,7 @@ class NodeDaemon {
         log.info({ peers: peers.length }, 'peers');
         this.#peers = peers;
         this.#publish();
-        this.#dirty.resolve();
+        this.#markNode();
       }
     } catch (cause) {
       if (!signal.aborted) this.#end(new DaemonError('peers are no longer followed', { cause }));
@@ -293,7 +362,7 @@ class NodeDaemon {
     const log = this.#log;
     // First of all: not one packet more than the lease allows.
     this.#publish();
-    this.#dirty.resolve();
+    this.#markNode();
     if (state.kind === 'held') {
       const { lease, deadlineMs } = state;
       const endsInS = Math.round((deadlineMs - bootTimeMs()) / 1000);
@@ -339,10 +408,12 @@ class NodeDaemon {
     if (lease === null) return;
     const held = state.kind === 'held';
     const peers = this.#peers;
+    const pods = this.#pods?.addresses ?? [];
     const last = this.#published;
+    const isSame = last?.lease === lease && last.held === held && last.peers === peers;
     // A publication makes the packet path forget what it learned: none without a change.
-    if (last?.lease === lease && last.held === held && last.peers === peers) return;
-    this.#published = { lease, held, peers };
+    if (isSame && last.pods === pods) return;
+    this.#published = { lease, held, peers, pods };
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
@@ -362,49 +433,85 @@ class NodeDaemon {
   /** What a restart and others on this machine read. */
   async #record(lease: NodeLease): Promise<void> {
     const { network, mac, mtuBytes } = this.#fixed!;
-    const { stateDir, subnetFile, ipMasq } = this.#config;
+    const { stateDir, subnetFile, ipMasq, podReserved } = this.#config;
     await writeNode(stateDir, { mac, subnet4: lease.subnet4, subnet6: lease.subnet6 });
     await writeSubnetFile(subnetFile, { network, lease, mtuBytes, ipMasq });
+    this.#pods!.useSubnets(lease, podReserved);
     this.#recorded = lease;
   }
 
+  /** One pass after another: over the whole host where that is asked for, or over the pods alone. */
   async #reconcileForever(signal: AbortSignal): Promise<void> {
+    let nodeAgainAtMs = 0;
     for (;;) {
       signal.throwIfAborted();
-      this.#dirty = Promise.withResolvers();
-      let pauseMs = RECONCILE_EVERY_MS;
+      this.#nodeEvent = Promise.withResolvers();
+      this.#podEvent = Promise.withResolvers();
+      const waiters = this.#podWaiters;
+      this.#podWaiters = [];
+      const nowMs = bootTimeMs();
+      const isPaused = this.#hostProblem !== null && nowMs < nodeAgainAtMs;
+      const isDue = nowMs >= nodeAgainAtMs;
+      const whole = this.#canSetHost() && !isPaused && (this.#isNodeDirty || isDue);
+      let result: PodHostResult | null = null;
+      let failure: Error | null = null;
       try {
-        await this.#reconcile();
-        if (this.#hostProblem !== null) this.#log.info('host state is as it should be again');
-        this.#hostProblem = null;
-      } catch (error) {
-        const err = error as Error;
-        if (err.message !== this.#hostProblem?.message) {
-          this.#log.error({ err }, 'host state is not as it should be; trying again');
+        if (whole) {
+          this.#isNodeDirty = false;
+          result = await this.#reconcile();
+          if (this.#hostProblem !== null) this.#log.info('host state is as it should be again');
+          this.#hostProblem = null;
+        } else if (waiters.length > 0) {
+          result = await this.#reconcilePods();
         }
-        this.#hostProblem = err;
-        pauseMs = RECONCILE_AGAIN_MS;
+      } catch (error) {
+        failure = error as Error;
+        if (failure.message !== this.#hostProblem?.message) {
+          this.#log.error({ err: failure }, 'host state is not as it should be; trying again');
+        }
+        this.#hostProblem = failure;
+      }
+      for (const waiter of waiters) {
+        if (failure !== null) waiter.reject(failure);
+        else waiter.resolve(result!);
+      }
+      if (whole || failure !== null) {
+        const pauseMs = failure === null ? RECONCILE_EVERY_MS : RECONCILE_AGAIN_MS;
+        nodeAgainAtMs = bootTimeMs() + pauseMs;
       }
       this.#sayReady();
-      const timer = new AbortController();
-      const pause = sleep(pauseMs, undefined, { signal: AbortSignal.any([signal, timer.signal]) });
-      try {
-        // After a failure an event does not cut the pause short: no storm of failing programs.
-        await Promise.race(this.#hostProblem === null ? [pause, this.#dirty.promise] : [pause]);
-      } finally {
-        pause.catch(() => 'the pause was cut short');
-        timer.abort();
-      }
+      await this.#nextPass(nodeAgainAtMs, signal);
     }
   }
 
-  async #reconcile(): Promise<void> {
+  /** Until somebody asks for a pass, or the next one is due. */
+  async #nextPass(dueMs: number, signal: AbortSignal): Promise<void> {
+    const timer = new AbortController();
+    const waitMs = this.#canSetHost() ? Math.max(dueMs - bootTimeMs(), 0) : RECONCILE_EVERY_MS;
+    const pause = sleep(waitMs, undefined, { signal: AbortSignal.any([signal, timer.signal]) });
+    const events = [this.#podEvent.promise];
+    // After a failure an event does not cut the pause short: no storm of failing programs.
+    if (this.#hostProblem === null) events.push(this.#nodeEvent.promise);
+    try {
+      await Promise.race([pause, ...events]);
+    } finally {
+      pause.catch(() => 'the pause was cut short');
+      timer.abort();
+    }
+  }
+
+  /** There is a subnet of ours, and a device for it. */
+  #canSetHost(): boolean {
+    return this.#dataplane !== null && this.#keeper?.state.kind === 'held';
+  }
+
+  async #reconcile(): Promise<PodHostResult> {
     const { network, mtuBytes } = this.#fixed!;
     const { stateDir, tunName, ipMasq, directRouting } = this.#config;
     const state = this.#keeper!.state;
-    if (state.kind !== 'held') return;
+    if (state.kind !== 'held') return await this.#reconcilePods();
     if (state.lease !== this.#recorded) await this.#record(state.lease);
-    const plan = await reconcileHost(
+    const { plan, pinned } = await reconcileHost(
       {
         tunName,
         mtuBytes,
@@ -414,20 +521,38 @@ class NodeDaemon {
         ipMasq,
         directRouting: directRouting ?? network.directRouting,
         peers: this.#peers,
+        pins: pinsOf(this.#pods!.attachments),
       },
       stateDir,
     );
+    this.#podHost!.pinnedAre(pinned);
+    const result = await this.#reconcilePods();
     this.#hostApplied = true;
     this.#publish();
-    if (plan.ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return;
+    const ip = [...plan.ip, ...plan.rules4, ...plan.rules6];
+    if (ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return result;
     this.#log.info(
       {
-        ip: plan.ip.map((it) => it.join(' ')),
+        ip: ip.map((it) => it.join(' ')),
         sysctls: plan.sysctls.map((it) => `${it.path}=${it.value}`),
         nft: plan.ruleset !== null,
       },
       'changed the host',
     );
+    return result;
+  }
+
+  async #reconcilePods(): Promise<PodHostResult> {
+    const result = await this.#podHost!.reconcile({
+      attachments: this.#pods!.attachments,
+      subnet4: this.#recorded?.subnet4 ?? null,
+      subnet6: this.#recorded?.subnet6 ?? null,
+      mtuBytes: this.#fixed?.mtuBytes ?? null,
+    });
+    const { changes, failures } = result;
+    if (changes.length > 0) this.#log.debug({ changes }, 'changed what pods have on the host');
+    this.#podFailures.tell(failures);
+    return result;
   }
 
   #sayReady(): void {
@@ -514,6 +639,13 @@ class NodeDaemon {
   #routes(): readonly ApiRoute[] {
     return [
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
+      {
+        method: 'POST',
+        path: '/v1/cni',
+        answer: ({ body }) => this.#podsOrNot().answer(body),
+      },
+      { method: 'GET', path: '/v1/ipam', answer: () => this.#podsOrNot().show() },
+      { method: 'GET', path: '/v1/ipam/check', answer: () => this.#podsOrNot().checkAll() },
       { method: 'GET', path: '/v1/leases', answer: () => this.#listLeases() },
       {
         method: 'GET',
@@ -527,6 +659,12 @@ class NodeDaemon {
           this.#releaseLease(parts['which'] ?? '', query.get('reservations') === 'true'),
       },
     ];
+  }
+
+  /** @throws ApiError 503 in the first moments */
+  #podsOrNot(): Pods {
+    if (this.#pods !== null) return this.#pods;
+    throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
   }
 
   /** @throws ApiError 503 before the network config was read, or when etcd does not answer */
@@ -572,6 +710,26 @@ class NodeDaemon {
       if (!(cause instanceof StoreError)) throw cause;
       throw new ApiError(503, cause.code, cause.message, { cause });
     }
+  }
+}
+
+/** Says once that a pod cannot have what it should, and once that it has it again. */
+class PodFailures {
+  readonly #warn: (fields: object, text: string) => void;
+  #told = new Map<string, string>();
+
+  constructor(warn: (fields: object, text: string) => void) {
+    this.#warn = warn;
+  }
+
+  tell(failures: ReadonlyMap<string, Error>): void {
+    const now = new Map([...failures].map(([key, { message }]) => [key, message]));
+    for (const [key, err] of failures) {
+      if (this.#told.get(key) !== err.message) {
+        this.#warn({ pod: key, err }, 'a pod has not what it should have; trying again');
+      }
+    }
+    this.#told = now;
   }
 }
 

@@ -1,16 +1,19 @@
 /**
  * What we want of the host, what it has, and the difference: the TUN's addresses, MTU and routes, direct
- * routes to peers, kernel settings, and the nft table. Level-triggered: the same few lines serve the
- * start, a new peer, and an operator who flushed the routes. `desiredHost` and `planHost` are pure.
+ * routes to peers, the rules that steer pods' packets, kernel settings, and the nft table. What belongs
+ * to a pod is in pod-host.ts. Level-triggered: the same few lines serve the start, a new peer, and an
+ * operator who flushed the routes. `desiredHost` and `planHost` are pure.
  */
 import {
   type Command,
   type InterfaceAddress,
   type InterfaceAddresses,
   type Route,
+  type Rule,
   apply,
   listAddresses,
   listRoutes,
+  listRules,
   words,
 } from '../linux/ip.ts';
 import { type NftTable, applyRuleset, readTable } from '../linux/nft.ts';
@@ -18,12 +21,25 @@ import { readSysctl, writeSysctl } from '../linux/sysctl.ts';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
 import { type Cidr, cidrContains, cidrOf, formatCidr } from '../wire/cidr.ts';
-import { NFT_FAMILY, NFT_TABLE, type Ruleset, deleteTable, rulesetOf } from './ruleset.ts';
+import {
+  NFT_FAMILY,
+  NFT_TABLE,
+  type Pin,
+  type Ruleset,
+  deleteTable,
+  pinElement,
+  rulesetOf,
+} from './ruleset.ts';
 import { readSysctlRecord, writeSysctlRecord } from './state-dir.ts';
+import {
+  OUR_PROTOCOL,
+  POD_TABLE,
+  STEERING_TABLE,
+  onLinkBlocks,
+  planRules,
+  removeRules,
+} from './steering.ts';
 import type { Underlay } from './underlay.ts';
-
-/** Marks our routes among everybody's (rtm_protocol; see /etc/iproute2/rt_protos). */
-export const ROUTE_PROTOCOL = 157;
 
 export interface HostInputs {
   readonly tunName: string;
@@ -35,11 +51,15 @@ export interface HostInputs {
   readonly directRouting: boolean;
   /** The others; null before the first full list, when no route is taken away. */
   readonly peers: readonly NodeLease[] | null;
+  readonly pins: readonly Pin[];
 }
 
 interface DesiredRoute {
   readonly to: Cidr;
-  readonly dev: string;
+  /** Null: main. */
+  readonly table: number | null;
+  /** Null: the table has no answer (`throw`), the next rule is asked. */
+  readonly dev: string | null;
   readonly via: IpAddress | null;
   readonly src: IpAddress | null;
 }
@@ -60,21 +80,30 @@ export interface DesiredHost {
   readonly routes: readonly DesiredRoute[];
   /** False: routes that are not wanted may still be needed; leave them. */
   readonly complete: boolean;
+  /** Whose packets are steered into the TUN. */
+  readonly subnet4: Cidr | null;
+  readonly subnet6: Cidr | null;
   readonly sysctls: readonly Sysctl[];
   readonly ruleset: Ruleset;
 }
 
 export interface ActualHost {
   readonly links: readonly InterfaceAddresses[];
+  /** Ours, of all tables but the pods'. */
   readonly routes4: readonly Route[];
   readonly routes6: readonly Route[];
+  /** Everybody's. */
+  readonly rules4: readonly Rule[];
+  readonly rules6: readonly Rule[];
   readonly sysctls: Readonly<Record<string, string | null>>;
   readonly table: Pick<NftTable, 'comment' | 'rules'> | null;
 }
 
 export interface HostPlan {
-  /** For iproute2, in order. */
+  /** For iproute2, in order; then the rules of each family. */
   readonly ip: readonly Command[];
+  readonly rules4: readonly Command[];
+  readonly rules6: readonly Command[];
   readonly sysctls: readonly Sysctl[];
   readonly ruleset: string | null;
 }
@@ -110,6 +139,11 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
     ours(`net/ipv4/conf/${tun}/accept_local`, '1'),
     // Answers of peers reached by direct routes come in another way than requests go out.
     ours(`net/ipv4/conf/${tun}/rp_filter`, '2'),
+    // Answers to a connection that a hostPort's NAT took from 127.0.0.1 come back this way. The packet
+    // path itself writes nothing from or to 127/8.
+    ours(`net/ipv4/conf/${tun}/route_localnet`, '1'),
+    // Packets between pods come and go by the same device: no shorter way exists.
+    ours(`net/ipv4/conf/${tun}/send_redirects`, '0'),
     ours(`net/ipv6/conf/${tun}/addr_gen_mode`, '1'),
     ours(`net/ipv6/conf/${tun}/accept_ra`, '0'),
   ];
@@ -126,7 +160,7 @@ function directRoutes(inputs: HostInputs): readonly DesiredRoute[] {
       ] as const
     ).flatMap(([to, via]) =>
       to !== null && via !== null && onLink.some((it) => cidrContains(it, via))
-        ? [{ to, dev: iface, via, src: null }]
+        ? [{ to, table: null, dev: iface, via, src: null }]
         : [],
     ),
   );
@@ -143,7 +177,23 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
   for (const [to, subnet] of networks) {
     if (to === undefined || subnet === null) continue;
     addresses.push(subnet.base);
-    routes.push({ to, dev: tunName, via: null, src: subnet.base });
+    routes.push(
+      { to, table: null, dev: tunName, via: null, src: subnet.base },
+      ...onLinkBlocks(subnet.family).map((it) => ({
+        to: it,
+        table: STEERING_TABLE,
+        dev: null,
+        via: null,
+        src: null,
+      })),
+      {
+        to: cidrOf(subnet.base, 0),
+        table: STEERING_TABLE,
+        dev: tunName,
+        via: null,
+        src: null,
+      },
+    );
   }
   if (inputs.directRouting) routes.push(...directRoutes(inputs));
   return {
@@ -152,6 +202,8 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
     addresses,
     routes,
     complete: inputs.peers !== null,
+    subnet4: network.ipv4 === null ? null : lease.subnet4,
+    subnet6: network.ipv6 === null ? null : lease.subnet6,
     sysctls: desiredSysctls(inputs),
     ruleset: rulesetOf({
       tunName,
@@ -162,6 +214,7 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
       network6: network.ipv6?.network ?? null,
       subnet4: lease.subnet4,
       subnet6: lease.subnet6,
+      pins: inputs.pins,
     }),
   };
 }
@@ -175,11 +228,21 @@ function destinationOf(route: Route, family: 4 | 6): string {
 
 const lengthOf = (address: IpAddress): number => (typeof address === 'number' ? 32 : 128);
 
-const protocol = ['proto', String(ROUTE_PROTOCOL)];
+const protocol = ['proto', String(OUR_PROTOCOL)];
+const inTable = (table: number | null): readonly string[] =>
+  table === null ? [] : ['table', String(table)];
+const tableOf = (route: Route): number | null =>
+  route.table === undefined || route.table === 'main' ? null : Number(route.table);
+/** IPv6 shows lo as the device of a route that has none. */
+const deviceOf = (route: Route): string | null =>
+  route.type === undefined ? (route.dev ?? null) : null;
 
 function deleteRoute(family: 4 | 6, route: Route): Command {
-  const dev = route.dev === undefined ? [] : ['dev', route.dev];
-  return ['route', 'del', destinationOf(route, family), ...dev, ...protocol];
+  const type = route.type === undefined ? [] : [route.type];
+  const device = deviceOf(route);
+  const dev = device === null ? [] : ['dev', device];
+  const to = destinationOf(route, family);
+  return ['route', 'del', ...type, to, ...dev, ...inTable(tableOf(route)), ...protocol];
 }
 
 const sameAddress = (text: string | undefined, address: IpAddress | null): boolean =>
@@ -203,20 +266,25 @@ function planRoutes(
     }));
     const matches = (want: DesiredRoute, { route, to }: (typeof present)[number]): boolean =>
       to === formatCidr(want.to) &&
-      route.dev === want.dev &&
+      tableOf(route) === want.table &&
+      deviceOf(route) === want.dev &&
       sameAddress(route.gateway, want.via) &&
       sameAddress(route.prefsrc, want.src);
     for (const want of wanted) {
       if (present.some((it) => matches(want, it))) continue;
       const via = want.via === null ? [] : ['via', formatAddress(want.via)];
       const src = want.src === null ? [] : ['src', formatAddress(want.src)];
-      const to = formatCidr(want.to);
-      add.push(['route', 'replace', to, ...via, 'dev', want.dev, ...protocol, ...src]);
+      const to = want.dev === null ? ['throw', formatCidr(want.to)] : [formatCidr(want.to)];
+      const dev = want.dev === null ? [] : ['dev', want.dev];
+      const table = inTable(want.table);
+      add.push(['route', 'replace', ...to, ...via, ...dev, ...table, ...protocol, ...src]);
     }
     if (!desired.complete) continue;
     for (const it of present) {
       // A route that differs only in its way was just replaced in place: IPv4 and IPv6 keep one each.
-      if (wanted.some((want) => formatCidr(want.to) === it.to)) continue;
+      const isSame = (want: DesiredRoute): boolean =>
+        formatCidr(want.to) === it.to && want.table === tableOf(it.route);
+      if (wanted.some(isSame)) continue;
       remove.push(deleteRoute(family, it.route));
     }
   }
@@ -255,6 +323,8 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
   const current = actual.table?.comment === ruleset.comment && actual.table.rules === ruleset.rules;
   return {
     ip,
+    rules4: planRules(desired.subnet4, tunName, actual.rules4),
+    rules6: planRules(desired.subnet6, tunName, actual.rules6),
     sysctls: desired.sysctls.filter((it) => {
       const conditions = Object.entries(it.onlyIf ?? {});
       const value = actual.sysctls[it.path] ?? null;
@@ -267,17 +337,26 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
 }
 
 const ourRoutes = async (family: 4 | 6): Promise<Route[]> =>
-  (await listRoutes({ family })).filter((it) => it.protocol === String(ROUTE_PROTOCOL));
+  (await listRoutes({ family, table: 'all' })).filter(
+    (it) => it.protocol === String(OUR_PROTOCOL) && tableOf(it) !== POD_TABLE,
+  );
 
-async function readHost(sysctlPaths: readonly string[]): Promise<ActualHost> {
-  const [links, routes4, routes6, table, values] = await Promise.all([
+interface HostReading extends ActualHost {
+  readonly table: NftTable | null;
+}
+
+export async function readHost(sysctlPaths: readonly string[]): Promise<HostReading> {
+  const [links, routes4, routes6, rules4, rules6, table, values] = await Promise.all([
     listAddresses(),
     ourRoutes(4),
     ourRoutes(6),
+    listRules({ family: 4 }),
+    listRules({ family: 6 }),
     readTable(NFT_FAMILY, NFT_TABLE),
     Promise.all(sysctlPaths.map(async (path) => [path, await readSysctl(path)] as const)),
   ]);
-  return { links, routes4, routes6, table, sysctls: Object.fromEntries(values) };
+  const sysctls = Object.fromEntries(values);
+  return { links, routes4, routes6, rules4, rules6, table, sysctls };
 }
 
 async function applySysctls(sysctls: readonly Sysctl[], stateDir: string): Promise<void> {
@@ -297,16 +376,37 @@ async function applySysctls(sysctls: readonly Sysctl[], stateDir: string): Promi
   }
 }
 
-/** Brings the host to what is wanted; gives what it changed, for the log. */
-export async function reconcileHost(inputs: HostInputs, stateDir: string): Promise<HostPlan> {
+export interface HostResult {
+  /** What was changed, for the log. */
+  readonly plan: HostPlan;
+  /** The elements of the sets `pods4` and `pods6` as they are now, as nft writes them. */
+  readonly pinned: ReadonlySet<string>;
+}
+
+/** Brings the host to what is wanted. */
+export async function reconcileHost(inputs: HostInputs, stateDir: string): Promise<HostResult> {
   const desired = desiredHost(inputs);
-  const plan = planHost(desired, await readHost(desired.sysctls.map((it) => it.path)));
+  const actual = await readHost(desired.sysctls.map((it) => it.path));
+  const plan = planHost(desired, actual);
   await applySysctls(plan.sysctls, stateDir);
   // The guard stands before the first route leads anywhere.
   if (plan.ruleset !== null) await applyRuleset(plan.ruleset);
   await apply(plan.ip);
-  return plan;
+  await apply(plan.rules4, { family: 4 });
+  await apply(plan.rules6, { family: 6 });
+  const pinned =
+    plan.ruleset === null ? pinnedIn(actual.table) : inputs.pins.map((it) => pinElement(it));
+  return { plan, pinned: new Set(pinned) };
 }
+
+const pinnedIn = (table: NftTable | null): string[] =>
+  ['pods4', 'pods6'].flatMap((set) =>
+    (table?.sets[set] ?? []).flatMap(([iface, mac, address]) =>
+      iface === undefined || mac === undefined || address === undefined
+        ? []
+        : [pinElement({ iface, mac, address })],
+    ),
+  );
 
 /** Takes everything away that reconcileHost and the packet path ever made; gives what was there. */
 export async function removeHost(tunName: string, stateDir: string): Promise<readonly string[]> {
@@ -314,13 +414,22 @@ export async function removeHost(tunName: string, stateDir: string): Promise<rea
   const actual = await readHost(record.map(([path]) => path));
   const removed: string[] = [];
   const commands: Command[] = [];
+  for (const [family, rules] of [
+    [4, removeRules(actual.rules4)],
+    [6, removeRules(actual.rules6)],
+  ] as const) {
+    await apply(rules, { family });
+    if (rules.length > 0) removed.push(`IPv${family} rules`);
+  }
   for (const [family, routes] of [
     [4, actual.routes4],
     [6, actual.routes6],
   ] as const) {
     for (const route of routes) {
       commands.push(deleteRoute(family, route));
-      removed.push(`route ${destinationOf(route, family)} dev ${route.dev ?? '?'}`);
+      const table = tableOf(route) === null ? '' : ` table ${route.table}`;
+      const dev = deviceOf(route) === null ? '' : ` dev ${deviceOf(route)}`;
+      removed.push(`route ${destinationOf(route, family)}${dev}${table}`);
     }
   }
   const tun = actual.links.find((it) => it.ifname === tunName);

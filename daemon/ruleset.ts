@@ -1,6 +1,15 @@
 /**
  * Our one nft table, `inet weft`, as text. Pure.
  *
+ * Pods are pinned: what comes through a pod's interface has that pod's addresses, Ethernet and IP, as the
+ * sets `pods4` and `pods6` say, or it is dropped; and no other interface brings a source of our subnet. The
+ * packet path and every policy rely on that: a source in our subnet is the pod that has it.
+ *
+ * A pod's packet passes the host's stack twice, from the pod to the TUN and from the TUN on. Connection
+ * tracking, and with it every NAT rule of the host, sees each connection once: on the side away from the
+ * pod where the other end is outside of the overlay, and as one connection where it is inside. The node's
+ * own address counts as outside, so that an answer to the node is translated when it has passed the TUN.
+ *
  * Masquerade (--ip-masq) is flannel's: what pods send outside leaves with the node's address, what comes
  * from outside into the overlay leaves with `.0` of our subnet, so that the answer comes back through us.
  *
@@ -11,6 +20,7 @@
  */
 import { createHash } from 'node:crypto';
 import { tunnelTapName } from '../overlay/probe.ts';
+import { formatAddress } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, formatCidr } from '../wire/cidr.ts';
 
 export interface RulesetInputs {
@@ -24,6 +34,16 @@ export interface RulesetInputs {
   readonly network6: Cidr6 | null;
   readonly subnet4: Cidr4 | null;
   readonly subnet6: Cidr6 | null;
+  /** What the table's sets hold when it is made; not part of the digest. */
+  readonly pins: readonly Pin[];
+}
+
+/** A pod's interface on the host, and an address that the pod sends from. */
+export interface Pin {
+  readonly family: 4 | 6;
+  readonly iface: string;
+  readonly mac: string;
+  readonly address: string;
 }
 
 export interface Ruleset {
@@ -37,16 +57,39 @@ export const NFT_FAMILY = 'inet';
 export const NFT_TABLE = 'weft';
 /** Packets of the tunnel TAP that left the host (tunnel-guard.ts). */
 export const TUNNEL_COUNTER = 'tunnel_left';
+/** Packets from pods with another source than theirs, or with a pod's source from elsewhere. */
+export const SPOOFED_COUNTER = 'spoofed_source';
+/** All pods' interfaces on the host, and no others, have names that begin so. */
+export const POD_INTERFACE_PREFIX = 'weftp';
 /** Gone, whether it was there or not. */
 export const deleteTable = `add table ${NFT_FAMILY} ${NFT_TABLE}\ndelete table ${NFT_FAMILY} ${NFT_TABLE}\n`;
 
 /** kube-proxy marks what it masquerades itself. */
 const KUBE_PROXY_MARK = '0x4000';
 
+/** The set's name and one element of it, as nft writes them. */
+export const pinSet = ({ family }: Pin): string => `pods${family}`;
+export const pinElement = ({ iface, mac, address }: Omit<Pin, 'family'>): string =>
+  `"${iface}" . ${mac} . ${address}`;
+
+/** Changes of the sets' elements, as one transaction. */
+export const pinChanges = (add: readonly Pin[], remove: readonly Pin[]): string =>
+  [
+    ...remove.map((it) => ['delete', it] as const),
+    ...add.map((it) => ['add', it] as const),
+  ]
+    .map(
+      ([verb, pin]) =>
+        `${verb} element ${NFT_FAMILY} ${NFT_TABLE} ${pinSet(pin)} { ${pinElement(pin)} }\n`,
+    )
+    .join('');
+
 interface Block {
   readonly ip: 'ip' | 'ip6';
   readonly network: string;
   readonly subnet: string | null;
+  /** The node's own address in the overlay. */
+  readonly node: string | null;
   readonly multicast: string;
 }
 
@@ -55,11 +98,13 @@ function blocksOf(inputs: RulesetInputs): readonly Block[] {
   const blocks: Block[] = [];
   if (network4 !== null) {
     const subnet = subnet4 && formatCidr(subnet4);
-    blocks.push({ ip: 'ip', network: formatCidr(network4), subnet, multicast: '224.0.0.0/4' });
+    const node = subnet4 && formatAddress(subnet4.base);
+    blocks.push({ ip: 'ip', network: formatCidr(network4), subnet, node, multicast: '224.0.0.0/4' });
   }
   if (network6 !== null) {
     const subnet = subnet6 && formatCidr(subnet6);
-    blocks.push({ ip: 'ip6', network: formatCidr(network6), subnet, multicast: 'ff00::/8' });
+    const node = subnet6 && formatAddress(subnet6.base);
+    blocks.push({ ip: 'ip6', network: formatCidr(network6), subnet, node, multicast: 'ff00::/8' });
   }
   return blocks;
 }
@@ -71,6 +116,46 @@ const masquerade = ({ ip, network, subnet, multicast }: Block, tunName: string):
   ...(subnet === null ? [] : [`${ip} saddr != ${network} ${ip} daddr ${subnet} return`]),
   `oifname "${tunName}" ${ip} saddr != ${network} ${ip} daddr ${network} masquerade fully-random`,
 ];
+
+/** Before connection tracking, so that what is dropped costs nothing more. */
+function fromPods(blocks: readonly Block[], tunName: string): string[] {
+  const refuse = `counter name ${SPOOFED_COUNTER} drop`;
+  const notPod = `iifname != "${POD_INTERFACE_PREFIX}*"`;
+  const own = blocks.filter((it) => it.subnet !== null);
+  return [
+    ...own.map(
+      ({ ip, network, subnet, node }) =>
+        `iifname "${tunName}" ${ip} saddr != ${network} ${ip} daddr ${subnet} ${ip} daddr != ${node} notrack`,
+    ),
+    ...own.map(
+      ({ ip, subnet }) =>
+        `iifname != { "lo", "${tunName}" } ${notPod} ${ip} saddr ${subnet} ${refuse}`,
+    ),
+    `${notPod} accept`,
+    // Of what concerns its link, a pod may ask and answer for its neighbour, the gateway: no router
+    // advertisements, no redirects.
+    'icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept',
+    'ip6 daddr ff00::/8 drop',
+    `meta nfproto ipv4 iifname . ether saddr . ip saddr != @pods4 ${refuse}`,
+    `meta nfproto ipv6 iifname . ether saddr . ip6 saddr != @pods6 ${refuse}`,
+    // The host's end has a link-local address only to be a gateway: the way to the host is the TUN.
+    'ip6 daddr fe80::/10 drop',
+    ...own.flatMap(({ ip, network, node }) => [
+      `${ip} daddr != ${network} notrack`,
+      `${ip} daddr ${node} notrack`,
+    ]),
+  ];
+}
+
+const set = (family: 4 | 6, pins: readonly Pin[]): string => {
+  const elements = pins.filter((it) => it.family === family).map(pinElement);
+  return [
+    `  set pods${family} {`,
+    `    type ifname . ether_addr . ipv${family}_addr`,
+    ...(elements.length === 0 ? [] : [`    elements = { ${elements.join(', ')} }`]),
+    '  }',
+  ].join('\n');
+};
 
 const chain = (name: string, hook: string, rules: readonly string[]): string =>
   [
@@ -113,6 +198,11 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
     },
   ];
   chains.push(
+    {
+      name: 'from_pods',
+      hook: 'type filter hook prerouting priority raw - 10',
+      rules: fromPods(blocks, tunName),
+    },
     // Nobody answers a datagram of a tunnel: connection tracking would only cost.
     {
       name: 'tunnel_in',
@@ -142,6 +232,9 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
     `${deleteTable}table ${NFT_FAMILY} ${NFT_TABLE} {`,
     '  counter vxlan_from_pod { }',
     `  counter ${TUNNEL_COUNTER} { }`,
+    `  counter ${SPOOFED_COUNTER} { }`,
+    set(4, inputs.pins),
+    set(6, inputs.pins),
     ...chains.map((it) => chain(it.name, it.hook, it.rules)),
     '}\n',
   ].join('\n');

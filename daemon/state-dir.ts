@@ -2,6 +2,8 @@
  * What outlives the daemon, in a directory of its own (mode 0700):
  *
  *     node.json     our VTEP's address and the last subnets, so that a restart is the same node
+ *     pods.json     the pods here and their addresses (ipam/pod-file.ts)
+ *     deleted/      pods deleted while no daemon ran; the next one frees their addresses
  *     sysctls.json  global kernel settings as they were before us, for `weft cleanup`
  *     lock          held while a daemon or a cleanup runs
  *     weft.sock     the API, while the daemon runs
@@ -24,6 +26,8 @@ export class StateDirBusyError extends Error {
 export const stateFiles = (dir: string) =>
   ({
     node: `${dir}/node.json`,
+    pods: `${dir}/pods.json`,
+    deleted: `${dir}/deleted`,
     sysctls: `${dir}/sysctls.json`,
     lock: `${dir}/lock`,
     socket: `${dir}/weft.sock`,

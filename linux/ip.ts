@@ -118,6 +118,21 @@ export const listRoutes = (
     ),
   );
 
+/** A rule of policy routing. */
+export interface Rule {
+  readonly priority: number;
+  /** `all`, or an address; `srclen` is absent for a whole one. */
+  readonly src: string;
+  readonly srclen?: number;
+  readonly iif?: string;
+  readonly table?: string;
+  readonly goto?: number;
+  readonly protocol?: string;
+}
+
+export const listRules = (scope: IpScope & { readonly family?: 4 | 6 } = {}): Promise<Rule[]> =>
+  show<Rule>(ip(scope, '-json', `-${scope.family ?? 4}`, 'rule', 'show'));
+
 /** The words of one command: `['route', 'replace', '10.244.1.0/24', 'dev', 'weft0']`. */
 export type Command = readonly (string | number)[];
 
@@ -155,7 +170,10 @@ function line(command: Command): string {
  * Runs the commands in order in one process, and stops at the first that fails.
  * @throws IpError naming the command that failed
  */
-export async function apply(commands: readonly Command[], scope: IpScope = {}): Promise<void> {
+export async function apply(
+  commands: readonly Command[],
+  scope: IpScope & { readonly family?: 4 | 6 } = {},
+): Promise<void> {
   await batch('ip', commands, scope);
 }
 
@@ -167,10 +185,16 @@ export async function applyBridge(
   await batch('bridge', commands, scope);
 }
 
-async function batch(program: string, commands: readonly Command[], scope: IpScope): Promise<void> {
+async function batch(
+  program: string,
+  commands: readonly Command[],
+  scope: IpScope & { readonly family?: 4 | 6 },
+): Promise<void> {
   if (commands.length === 0) return;
   const lines = commands.map(line);
-  const argv = [...ip(scope, '-batch', '-')];
+  // Rules do not tell their family by themselves.
+  const family = scope.family === undefined ? [] : [`-${scope.family}`];
+  const argv = [...ip(scope, ...family, '-batch', '-')];
   argv[0] = program;
   const output = await collect(argv, { input: `${lines.join('\n')}\n` });
   if (output.exitCode === 0) return;

@@ -8,7 +8,15 @@ export interface NftTable {
   readonly rules: number;
   /** Packets by named counter. */
   readonly counters: Readonly<Record<string, number>>;
+  /** Elements of the named sets: the parts of each, as text. */
+  readonly sets: Readonly<Record<string, readonly (readonly string[])[]>>;
 }
+
+/** One part of an element, or several as a concatenation. */
+type JsonElement = string | number | { readonly concat?: readonly (string | number)[] };
+
+const partsOf = (element: JsonElement): readonly string[] =>
+  typeof element === 'object' ? (element.concat ?? []).map(String) : [String(element)];
 
 /** @param ruleset nft's own language; applied as one transaction. @throws ProgramError */
 export async function applyRuleset(ruleset: string): Promise<void> {
@@ -29,6 +37,7 @@ export async function readTable(family: string, name: string): Promise<NftTable 
     nftables: readonly {
       rule?: { comment?: string };
       counter?: { name: string; packets: number };
+      set?: { name: string; elem?: readonly JsonElement[] };
     }[];
   };
   return {
@@ -36,6 +45,9 @@ export async function readTable(family: string, name: string): Promise<NftTable 
     rules: nftables.filter((it) => it.rule !== undefined).length,
     counters: Object.fromEntries(
       nftables.flatMap(({ counter }) => (counter ? [[counter.name, counter.packets]] : [])),
+    ),
+    sets: Object.fromEntries(
+      nftables.flatMap(({ set }) => (set ? [[set.name, (set.elem ?? []).map(partsOf)]] : [])),
     ),
   };
 }
