@@ -1,9 +1,13 @@
 /** Error numbers of Linux on x86-64 and arm64 (asm-generic/errno-base.h, asm-generic/errno.h). */
 export const EPERM = 1;
+export const ENOENT = 2;
+export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
 export const EAGAIN = 11;
 export const EBUSY = 16;
+export const EEXIST = 17;
+export const ENODEV = 19;
 export const EINVAL = 22;
 export const EMSGSIZE = 90;
 export const ENOBUFS = 105;

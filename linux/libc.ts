@@ -53,6 +53,12 @@ export const getsockopt = bind<
 export const getsockname = bind<[fd: number, address: number, bytes: number]>(
   'int getsockname(int, uintptr_t, uintptr_t)',
 );
+export const send = bind<[fd: number, at: number, bytes: number, flags: number]>(
+  'intptr_t send(int, uintptr_t, uintptr_t, int)',
+);
+export const recv = bind<[fd: number, at: number, bytes: number, flags: number]>(
+  'intptr_t recv(int, uintptr_t, uintptr_t, int)',
+);
 export const sendmsg = bind<[fd: number, message: number, flags: number]>(
   'intptr_t sendmsg(int, uintptr_t, int)',
 );
@@ -64,3 +70,14 @@ export const recvmmsg = bind<
 >('int recvmmsg(int, uintptr_t, unsigned int, int, uintptr_t)');
 export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsigned int, int)');
 export const schedYield = bind<[]>('int sched_yield()');
+export const setns = bind<[fd: number, type: number]>('int setns(int, int)');
+export const fstatfs = bind<[fd: number, at: number]>('int fstatfs(int, uintptr_t)');
+/** Ends the process from any thread; process.abort() is the main thread's only. */
+export const abort = bind<[]>('void abort()');
+
+/** An option that is an int. @returns false if the kernel does not take it */
+export function setOption(fd: number, level: number, name: number, value: number): boolean {
+  const cell = new Int32Array(new SharedArrayBuffer(4));
+  cell[0] = value;
+  return setsockopt(fd, level, name, addressOf(cell.buffer), 4) === 0;
+}

@@ -15,6 +15,7 @@ import {
   errno,
   getsockname,
   getsockopt,
+  setOption,
   setsockopt,
   socket,
 } from './libc.ts';
@@ -81,12 +82,6 @@ export function writeSockaddr(
 /** Offset of the address within the sockaddr that the kernel writes. */
 export const SOCKADDR_IN_ADDRESS = 4;
 export const SOCKADDR_IN6_ADDRESS = 8;
-
-function setOption(fd: number, level: number, name: number, value: number): boolean {
-  const cell = new Int32Array(new SharedArrayBuffer(4));
-  cell[0] = value;
-  return setsockopt(fd, level, name, addressOf(cell.buffer), 4) === 0;
-}
 
 function openSocket(family: Family): number {
   const fd = socket(
