@@ -1,6 +1,6 @@
 import test from 'ava';
 import type { NodeLease } from '../ipam/types.ts';
-import type { InterfaceAddresses, Route } from '../linux/ip.ts';
+import type { InterfaceAddresses, Route, Rule } from '../linux/ip.ts';
 import { parseIpv4, parseIpv6, toIpv4, toIpv6 } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
 import { parseMac } from '../wire/mac.ts';
@@ -51,6 +51,7 @@ const inputs: HostInputs = {
   ipMasq: false,
   directRouting: false,
   peers: [peer(2, '192.0.2.2')],
+  pins: [],
 };
 
 const tun = (more: Partial<InterfaceAddresses> = {}): InterfaceAddresses => ({
@@ -67,22 +68,42 @@ const tun = (more: Partial<InterfaceAddresses> = {}): InterfaceAddresses => ({
   ],
   ...more,
 });
+const ours = { protocol: '157', flags: [] } as const;
 const routes4: Route[] = [
-  { dst: '10.244.0.0/16', dev: 'weft0', prefsrc: '10.244.1.0', protocol: '157', flags: [] },
+  { ...ours, dst: '10.244.0.0/16', dev: 'weft0', prefsrc: '10.244.1.0' },
+  { ...ours, dst: 'default', dev: 'weft0', table: '158' },
+];
+const onLink: Route[] = [
+  { ...ours, type: 'throw', dst: 'fe80::/10', dev: 'lo', table: '158' },
+  { ...ours, type: 'throw', dst: 'ff00::/8', dev: 'lo', table: '158' },
 ];
 const routes6: Route[] = [
-  { dst: 'fd00:10:244::/56', dev: 'weft0', prefsrc: 'fd00:10:244:1::', protocol: '157', flags: [] },
+  { ...ours, dst: 'fd00:10:244::/56', dev: 'weft0', prefsrc: 'fd00:10:244:1::' },
+  ...onLink,
+  { ...ours, dst: 'default', dev: 'weft0', table: '158' },
+];
+const steered = (src: string, srclen: number): Rule[] => [
+  { priority: 91, src: 'all', iif: 'lo', goto: 96, protocol: '157' },
+  { priority: 92, src: 'all', iif: 'weft0', goto: 96, protocol: '157' },
+  { priority: 93, src, srclen, table: '158', protocol: '157' },
+  { priority: 96, src: 'all', table: 'local' },
+  { priority: 97, src: 'all', iif: 'lo', table: '157', protocol: '157' },
+  { priority: 98, src: 'all', iif: 'weft0', table: '157', protocol: '157' },
 ];
 const settled: ActualHost = {
   links: [tun()],
   routes4,
   routes6,
+  rules4: steered('10.244.1.0', 24),
+  rules6: steered('fd00:10:244:1::', 64),
   sysctls: {
     'net/ipv6/conf/eth0/accept_ra': '1',
     'net/ipv6/conf/all/forwarding': '1',
     'net/ipv4/ip_forward': '1',
     'net/ipv4/conf/weft0/accept_local': '1',
     'net/ipv4/conf/weft0/rp_filter': '2',
+    'net/ipv4/conf/weft0/route_localnet': '1',
+    'net/ipv4/conf/weft0/send_redirects': '0',
     'net/ipv6/conf/weft0/addr_gen_mode': '1',
     'net/ipv6/conf/weft0/accept_ra': '0',
   },
@@ -92,6 +113,8 @@ const bare: ActualHost = {
   links: [tun({ flags: [], mtu: 1500, addr_info: [] })],
   routes4: [],
   routes6: [],
+  rules4: [],
+  rules6: [],
   sysctls: { ...settled.sysctls, 'net/ipv4/ip_forward': '0', 'net/ipv6/conf/all/forwarding': '0' },
   table: null,
 };
@@ -123,8 +146,27 @@ for (const [title, more, actual, ip] of [
       'address replace 10.244.1.0/32 dev weft0',
       'address replace fd00:10:244:1::/128 dev weft0 nodad',
       'route replace 10.244.0.0/16 dev weft0 proto 157 src 10.244.1.0',
+      'route replace 0.0.0.0/0 dev weft0 table 158 proto 157',
       'route replace fd00:10:244::/56 dev weft0 proto 157 src fd00:10:244:1::',
+      'route replace throw fe80::/10 table 158 proto 157',
+      'route replace throw ff00::/8 table 158 proto 157',
+      'route replace ::/0 dev weft0 table 158 proto 157',
     ],
+  ],
+  [
+    'what is on a link of a pod stays there',
+    {},
+    { ...settled, routes6: routes6.filter((it) => it.type === undefined) },
+    [
+      'route replace throw fe80::/10 table 158 proto 157',
+      'route replace throw ff00::/8 table 158 proto 157',
+    ],
+  ],
+  [
+    'the same block in another table is another route',
+    {},
+    { ...settled, routes4: [...routes4, { ...ours, dst: '10.244.0.0/16', table: '158' }] },
+    ['route del 10.244.0.0/16 table 158 proto 157'],
   ],
   [
     'another subnet than before: new address, route, then the old address goes',
@@ -232,6 +274,15 @@ test('the table is written when it is absent, changed, or lost a rule', (t) => {
   t.is(ruleset({ comment: 'x', rules }), text);
   t.is(ruleset({ comment, rules: rules - 1 }), text);
   t.not(desiredHost({ ...inputs, ipMasq: true }).ruleset.comment, comment);
+});
+
+test('rules are planned for each family that has a subnet', (t) => {
+  const plan = (more: Partial<HostInputs>): readonly number[] => {
+    const { rules4, rules6 } = planHost(desiredHost({ ...inputs, ...more }), settled);
+    return [rules4.length, rules6.length];
+  };
+  t.deepEqual(plan({}), [0, 0]);
+  t.deepEqual(plan({ network: { ...inputs.network, ipv6: null } }), [0, 7]);
 });
 
 test('a TUN that is gone is an error with its consequence', (t) => {

@@ -8,15 +8,16 @@
  *     --+------+------+-- net      .1.0/24   .2.0/24   .254.0/24
  *          a bridge                  +--- net: router ---+
  *
- * In each node `eth0` is the underlay and `pod1`... are its pods' host ends; in each pod `eth0` has a
- * /32 and a /128 of the node's leased subnet and the gateways 169.254.1.1 and fe80::1, which are
- * permanent neighbours: nothing is asked on the wire.
+ * In each node `eth0` is the underlay; in each pod `eth0` has a /32 and a /128 of the node's leased
+ * subnet and the gateways 169.254.1.1 and fe80::1. Where Weft runs, its CNI plugin attaches the pods, as
+ * a container runtime would call it. On a node with kernel VXLAN they are attached by hand, with `pod1`...
+ * as host ends and permanent neighbours.
  */
 import { mkdirSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Command, apply, listLinks, words } from '../../linux/ip.ts';
-import { createNamespace, writeSysctls } from '../../linux/netns.ts';
+import { createNamespace, deleteNamespace, writeSysctls } from '../../linux/netns.ts';
 import {
   type ProgramOptions,
   type Running,
@@ -30,6 +31,7 @@ import { formatAddress, toIpv4, toIpv6 } from '../../wire/address.ts';
 import { type Cidr, cidrOf, formatCidr, parseCidr } from '../../wire/cidr.ts';
 import { type KernelVxlan, createKernelVxlan } from './kernel-vxlan.ts';
 import { type Run, labPrefix, openRun, removeRun } from './run.ts';
+import { type CniContainer, CniRuntime } from './runtime.ts';
 import { type FlannelConfig, LabStore, leaseKey } from './store.ts';
 
 export type Families = 'dual' | 4 | 6;
@@ -122,16 +124,20 @@ export class LabPod extends LabHost {
   readonly node: LabNode;
   readonly address4: string | null;
   readonly address6: string | null;
+  /** Its interface on the node. */
+  readonly hostInterface: string;
 
   constructor(
     name: string,
     netns: string,
     node: LabNode,
-    addresses: [string | null, string | null],
+    addresses: readonly [string | null, string | null],
+    hostInterface: string,
   ) {
     super(name, netns);
     this.node = node;
     [this.address4, this.address6] = addresses;
+    this.hostInterface = hostInterface;
   }
 
   get addresses(): string[] {
@@ -146,6 +152,7 @@ export class LabNode extends LabHost {
   readonly directory: string;
   readonly #lab: Lab;
   #pods: readonly LabPod[] = [];
+  #runtime: CniRuntime | null = null;
   #dataplane: 'none' | 'weft' | 'kernel' = 'none';
   readonly #kernel = new Map<4 | 6, KernelVxlan>();
 
@@ -174,6 +181,18 @@ export class LabNode extends LabHost {
     return join(this.directory, 'daemon.log');
   }
 
+  get stateDir(): string {
+    return join(this.directory, 'state');
+  }
+
+  get cniBinDir(): string {
+    return join(this.directory, 'cni', 'bin');
+  }
+
+  get cniConfDir(): string {
+    return join(this.directory, 'cni', 'net.d');
+  }
+
   async subnetFile(): Promise<SubnetFile> {
     return parseSubnetFile(await readFile(this.subnetFilePath, 'utf8'));
   }
@@ -187,7 +206,7 @@ export class LabNode extends LabHost {
         `--etcd-endpoints=${this.#lab.store.endpoint}`,
         '--iface=eth0',
         `--subnet-file=${this.subnetFilePath}`,
-        `--state-dir=${join(this.directory, 'state')}`,
+        `--state-dir=${this.stateDir}`,
         `--node-name=${this.name}`,
         '--healthz-ip=127.0.0.1',
         `--healthz-port=${HEALTHZ_PORT}`,
@@ -299,17 +318,80 @@ export class LabNode extends LabHost {
 
   /** Creates the node's pods in its leased subnet. @throws Error before it has one */
   async attachPods(): Promise<readonly LabPod[]> {
-    const { subnet4, subnet6, mtuBytes } = await this.subnetFile();
-    const pods = Array.from({ length: this.#lab.podsPerNode }, (_, i) => {
-      const name = `${this.name}p${i + 1}`;
-      return new LabPod(name, this.#lab.netnsOf(name), this, [
-        subnet4 === null ? null : addressIn(subnet4, i + 2),
-        subnet6 === null ? null : addressIn(subnet6, i + 2),
-      ]);
+    const names = Array.from({ length: this.#lab.podsPerNode }, (_, i) => `${this.name}p${i + 1}`);
+    if (this.#dataplane === 'weft') {
+      await this.installPlugin();
+      for (const name of names) await this.addPod(name);
+    } else {
+      for (const name of names) await this.#attachByHand(name);
+    }
+    return this.#pods;
+  }
+
+  /** The plugin and its configuration, into folders of this node's own. */
+  async installPlugin(extra: readonly string[] = []): Promise<void> {
+    await this.run([
+      join(HOUSE, 'bin', 'weft'),
+      'cni',
+      'install',
+      `--bin-dir=${this.cniBinDir}`,
+      `--conf-dir=${this.cniConfDir}`,
+      `--state-dir=${this.stateDir}`,
+      '--wait=20',
+      ...extra,
+    ]);
+  }
+
+  /** Calls the plugins that `installPlugin` has set up. */
+  get runtime(): CniRuntime {
+    this.#runtime ??= new CniRuntime({
+      netns: this.netns,
+      binDir: this.cniBinDir,
+      confDir: this.cniConfDir,
+      morePlugins: '/usr/lib/cni',
     });
-    for (const [i, pod] of pods.entries()) await attach(pod, `pod${i + 1}`, mtuBytes);
-    this.#pods = pods;
-    return pods;
+    return this.#runtime;
+  }
+
+  /** A new namespace `name`, attached by the plugin. */
+  async addPod(name: string, more: Partial<CniContainer> = {}): Promise<LabPod> {
+    const netns = this.#lab.netnsOf(name);
+    await createNamespace(netns);
+    const { interfaces, ips } = await this.runtime.add({
+      containerId: name,
+      netns: `/run/netns/${netns}`,
+      args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=lab;K8S_POD_NAME=${name}`,
+      ...more,
+    });
+    const addressOf = (isOne: (address: string) => boolean): string | null =>
+      ips!.map(({ address }) => address.split('/')[0]!).find(isOne) ?? null;
+    const addresses = [
+      addressOf((it) => !it.includes(':')),
+      addressOf((it) => it.includes(':')),
+    ] as const;
+    const pod = new LabPod(name, netns, this, addresses, interfaces![0]!.name);
+    this.#pods = [...this.#pods, pod];
+    return pod;
+  }
+
+  /** Gives the pod back, and removes its namespace. */
+  async deletePod(pod: LabPod): Promise<void> {
+    await this.runtime.delete({ containerId: pod.name, netns: `/run/netns/${pod.netns}` });
+    await deleteNamespace(pod.netns);
+    this.#pods = this.#pods.filter((it) => it !== pod);
+  }
+
+  /** As flannel's users have it without a bridge: routes and permanent neighbours. */
+  async #attachByHand(name: string): Promise<void> {
+    const { subnet4, subnet6, mtuBytes } = await this.subnetFile();
+    const number = this.#pods.length + 1;
+    const addresses = [
+      subnet4 === null ? null : addressIn(subnet4, number + 1),
+      subnet6 === null ? null : addressIn(subnet6, number + 1),
+    ] as const;
+    const pod = new LabPod(name, this.#lab.netnsOf(name), this, addresses, `pod${number}`);
+    await attach(pod, mtuBytes);
+    this.#pods = [...this.#pods, pod];
   }
 }
 
@@ -320,8 +402,8 @@ function absentFile(error: NodeJS.ErrnoException): undefined {
 const permanent = (address: string, device: string, mac: string): Command =>
   words`neigh replace ${address} lladdr ${mac} dev ${device} nud permanent`;
 
-async function attach(pod: LabPod, hostEnd: string, mtuBytes: number): Promise<void> {
-  const { node, address4, address6 } = pod;
+async function attach(pod: LabPod, mtuBytes: number): Promise<void> {
+  const { node, address4, address6, hostInterface: hostEnd } = pod;
   await createNamespace(pod.netns);
   await writeSysctls(quietIpv6, pod.netns);
   await node.apply(veth(hostEnd, pod.netns, mtuBytes), words`link set ${hostEnd} up`);
