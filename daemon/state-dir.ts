@@ -11,8 +11,9 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { replaceFile } from '../linux/files.ts';
 import { tryLock } from '../linux/lock.ts';
 import { type Mac, formatMac, isUnicastMac, localMac, parseMac } from '../wire/mac.ts';
 import { type Cidr4, type Cidr6, formatCidr, parseCidr } from '../wire/cidr.ts';
@@ -80,13 +81,6 @@ async function readJson(path: string): Promise<unknown> {
     if (code === 'ENOENT' || error instanceof SyntaxError) return null;
     throw error;
   }
-}
-
-/** Whole or not at all, also when the machine stops in between. */
-export async function replaceFile(path: string, text: string, mode: number): Promise<void> {
-  const fresh = `${path}.${process.pid}.new`;
-  await writeFile(fresh, text, { mode, flush: true });
-  await rename(fresh, path);
 }
 
 const subnetOf = <F extends 4 | 6>(family: F, text: string | null) => {

@@ -178,7 +178,7 @@ for (const [title, steps, message] of messages) {
     const pool = poolOf('10.0.1.0/29', ['10.0.1.2-10.0.1.4']);
     const all = steps.split(' ');
     if (all.length > 1) play(pool, all.slice(0, -1).join(' '));
-    const [name, addresses = ''] = all.at(-1)!.slice(1).split('=');
+    const [name, addresses = ''] = all.at(-1).slice(1).split('=');
     const wanted = addresses.split(',').filter(Boolean).map(parseAddress);
     t.throws(() => pool.allocate(request(name!), wanted), { message });
   });

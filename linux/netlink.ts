@@ -8,7 +8,17 @@
  */
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { EAGAIN, EINTR, EMSGSIZE, ENOBUFS, SystemCallError, describeErrno } from './errno.ts';
-import { abort, addressOf, errno, recv, send, setOption, setns, socket } from './libc.ts';
+import {
+  abort,
+  addressOf,
+  bindSocket,
+  errno,
+  recv,
+  send,
+  setOption,
+  setns,
+  socket,
+} from './libc.ts';
 
 const AF_NETLINK = 16;
 const SOCK_RAW = 3;
@@ -187,11 +197,11 @@ export function openNetlink(options: NetlinkOptions = {}): Netlink {
   setOption(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
   setOption(fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
   setOption(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
-  for (const group of groups) {
-    if (setOption(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)) continue;
-    const number = errno();
+  try {
+    if (groups.length > 0) join(fd, groups);
+  } catch (error) {
     closeSync(fd);
-    throw new SystemCallError(`joining netlink group ${group}`, number);
+    throw error;
   }
   let sequence = 0;
   let closed = false;
@@ -254,11 +264,12 @@ export function openNetlink(options: NetlinkOptions = {}): Netlink {
       );
     },
     drain: () => {
-      for (let reported = false; ; reported = true) {
-        if (recv(fd, receiveAddress, RECEIVE_BYTES, MSG_TRUNC) >= 0) continue;
-        const number = errno();
+      let reported = false;
+      for (;;) {
+        const number = recv(fd, receiveAddress, RECEIVE_BYTES, MSG_TRUNC) < 0 ? errno() : 0;
         if (number === EAGAIN) return reported;
-        if (number !== ENOBUFS && number !== EINTR) {
+        if (number === 0 || number === ENOBUFS) reported = true;
+        else if (number !== EINTR) {
           throw new SystemCallError('reading what netlink reports', number);
         }
       }
@@ -274,6 +285,20 @@ function openSocket(protocol: number): number {
   const fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
   if (fd < 0) throw new SystemCallError(`opening a netlink socket (${protocol})`, errno());
   return fd;
+}
+
+function join(fd: number, groups: readonly number[]): void {
+  // A port first: without one (struct sockaddr_nl, all zeros but the family: any) it is told of nothing.
+  const name = new Uint32Array(new SharedArrayBuffer(12));
+  name[0] = AF_NETLINK;
+  if (bindSocket(fd, addressOf(name.buffer), 12) < 0) {
+    throw new SystemCallError('binding a netlink socket', errno());
+  }
+  for (const group of groups) {
+    if (!setOption(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)) {
+      throw new SystemCallError(`joining netlink group ${group}`, errno());
+    }
+  }
 }
 
 function receivePart(fd: number, what: string): DataView {

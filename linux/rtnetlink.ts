@@ -110,8 +110,8 @@ const ROUTE_TYPES = [
   'broadcast',
   'anycast',
   'multicast',
-  'unreachable',
   'blackhole',
+  'unreachable',
   'prohibit',
   'throw',
   'nat',
@@ -213,7 +213,7 @@ function readLink({ body }: NetlinkReply): LinkState {
     alias: alias === undefined ? '' : readText(alias),
     peerIndex: numberOrNull(found.get(IFLA_LINK)),
     peerNamespaceId: numberOrNull(found.get(IFLA_LINK_NETNSID)),
-    group: numberOrNull(found.get(IFLA_GROUP)) ?? 0,
+    group: found.get(IFLA_GROUP)?.getUint32(0, true) ?? 0,
   };
 }
 
