@@ -17,7 +17,8 @@ import { type NftTable, applyRuleset, readTable } from '../linux/nft.ts';
 import { readSysctl, writeSysctl } from '../linux/sysctl.ts';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
-import { type Cidr, cidrContains, cidrOf, formatCidr } from '../wire/cidr.ts';
+import { type Cidr, cidrOf, formatCidr } from '../wire/cidr.ts';
+import { isDirect } from './overlay-state.ts';
 import { NFT_FAMILY, NFT_TABLE, type Ruleset, deleteTable, rulesetOf } from './ruleset.ts';
 import { readSysctlRecord, writeSysctlRecord } from './state-dir.ts';
 import type { Underlay } from './underlay.ts';
@@ -115,18 +116,17 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
   ];
 }
 
-/** Straight to the peer's address, for its subnets, where that address is on our link. */
-function directRoutes(inputs: HostInputs): readonly DesiredRoute[] {
-  const { iface, onLink } = inputs.underlay;
-  return (inputs.peers ?? []).flatMap((peer) =>
+/** Straight to the peer's address, for its subnets, where the packet path leaves them to the host. */
+function directRoutes({ underlay, directRouting, peers }: HostInputs): readonly DesiredRoute[] {
+  return (peers ?? []).flatMap((peer) =>
     (
       [
-        [peer.subnet4, peer.publicIp4],
-        [peer.subnet6, peer.publicIp6],
+        [4, peer.subnet4, peer.publicIp4],
+        [6, peer.subnet6, peer.publicIp6],
       ] as const
-    ).flatMap(([to, via]) =>
-      to !== null && via !== null && onLink.some((it) => cidrContains(it, via))
-        ? [{ to, dev: iface, via, src: null }]
+    ).flatMap(([family, to, via]) =>
+      to !== null && via !== null && isDirect(peer, family, underlay, directRouting)
+        ? [{ to, dev: underlay.iface, via, src: null }]
         : [],
     ),
   );
@@ -145,7 +145,7 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
     addresses.push(subnet.base);
     routes.push({ to, dev: tunName, via: null, src: subnet.base });
   }
-  if (inputs.directRouting) routes.push(...directRoutes(inputs));
+  routes.push(...directRoutes(inputs));
   return {
     tunName,
     mtuBytes: inputs.mtuBytes,

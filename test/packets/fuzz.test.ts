@@ -247,7 +247,17 @@ test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
     },
   };
   const queues = { flows: [sender], fragmenting: sender };
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, queues, queues, null);
+  const egress = createEgress(
+    arena,
+    checksum,
+    peers,
+    segmenter,
+    icmp,
+    writer,
+    queues,
+    queues,
+    null,
+  );
 
   const packets = seeds.map((datagram) => datagram.subarray(22));
   const larges = [from4, from6].flatMap((ends) => [

@@ -6,7 +6,7 @@
  * A datagram pair keeps message boundaries as a TUN queue does: one read, one packet with its vnet
  * header. The nodes of every test:
  *
- *     us  10.244.1.0/24 fd00:1::/64 02:00:00:00:00:01    127.x.y.1, or ::1
+ *     us  10.244.1.0/24 fd00:1::/64 02:00:00:00:00:01    127.x.y.1, or ::1    pods 5 and 6
  *     A   10.244.2.0/24 fd00:2::/64 02:00:00:00:00:0a    127.x.y.2, or ::1
  *     B   10.244.3.0/24 fd00:3::/64 02:00:00:00:00:0b    127.x.y.3, or ::1
  *
@@ -36,6 +36,7 @@ import { Drop, dropNames } from '../../wire/drop-reason.ts';
 import { createArena } from '../../linux/arena.ts';
 import { type Coalescer, createCoalescer } from '../../overlay/coalesce.ts';
 import { Counter, createCounters, sumCounters } from '../../overlay/counters.ts';
+import { createIcmpErrors } from '../../overlay/icmp-errors.ts';
 import { type Ingress, createIngress } from '../../overlay/ingress.ts';
 import { createPeers } from '../../overlay/peers.ts';
 import type { TunnelOptions } from '../../overlay/tunnel-gso.ts';
@@ -303,6 +304,8 @@ export function peerOf(name: string, subnet: number, mac: string, address: IpAdd
     subnet6: parseCidr(`fd00:${subnet}::/64`) as Cidr6,
     nextHop4: hop,
     nextHop6: hop,
+    direct4: false,
+    direct6: false,
     addresses: [address],
   };
 }
@@ -316,6 +319,9 @@ export function stateOf(a: IpAddress, b: IpAddress): OverlayState {
     mac: parseMac(US.mac),
     mtuBytes: 1450,
     forwarding: true,
+    network4: parseCidr('10.244.0.0/16') as Cidr4,
+    network6: parseCidr('fd00::/16') as Cidr6,
+    pods: ['10.244.1.5', '10.244.1.6', 'fd00:1::5', 'fd00:1::6'].map((it) => parseAddress(it)),
     peers: [peerOf('A', 2, MAC_A, a), peerOf('B', 3, MAC_B, b)],
   };
 }
@@ -391,10 +397,20 @@ export class IngressPath implements Disposable {
       writer,
       offloads,
     );
+    let nowMs = 0;
     this.#ingress = createIngress(
       this.arena,
       this.#peers,
       this.#coalescer,
+      // A millisecond between any two errors: as many as there are occasions, every time alike.
+      createIcmpErrors(
+        this.arena,
+        this.#counters,
+        checksum,
+        this.#peers,
+        writer,
+        () => (nowMs += 1),
+      ),
       options.underlay ?? 4,
       VXLAN_DEFAULT_PORT,
     );
