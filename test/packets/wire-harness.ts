@@ -15,7 +15,7 @@
 import koffi from 'koffi';
 import { addressOf, close, errno, eventfd, poll, setsockopt } from '../../linux/libc.ts';
 import { EAGAIN, SystemCallError } from '../../linux/errno.ts';
-import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
+import { VNET_HEADER_BYTES, VNET_NEEDS_CSUM, writeVnetHeader } from '../../linux/tun.ts';
 import {
   type BoundSocket,
   SOCKADDR_BYTES,
@@ -41,7 +41,18 @@ import { type Ingress, createIngress } from '../../overlay/ingress.ts';
 import { createPeers } from '../../overlay/peers.ts';
 import type { TunnelOptions } from '../../overlay/tunnel-gso.ts';
 import { createTunWriter } from '../../overlay/tun-writer.ts';
-import { addressBytes } from './build.ts';
+import {
+  GSO_TCPV4,
+  GSO_TCPV6,
+  GSO_UDP_L4,
+  TCP,
+  addressBytes,
+  icmp,
+  payloadAt,
+  protocolOf,
+  sourceOf,
+  transportAt,
+} from './build.ts';
 import {
   CONTROL_GENERATION,
   CONTROL_NO_TUNNEL,
@@ -492,6 +503,40 @@ const tunnelOf = (tap: TunTwin, source: IpAddress): TunnelOptions => ({
   macLow: 0x00007701,
   source: Number(source),
 });
+
+/** The ICMP error that a router at 10.244.1.0 returns: RFC 792, RFC 1191; TOS as RFC 1812 section 4.3.2.5. */
+export function error4(packet: Buffer, code: number, mtu: number): Buffer {
+  const rest = Buffer.alloc(4);
+  rest.writeUInt32BE(mtu);
+  const fields = { source: US.node4, destination: sourceOf(packet), tos: 0xc0, id: 0 };
+  return icmp(fields, 3, code, Buffer.concat([rest, packet.subarray(0, 576 - 28)]));
+}
+
+/** And at fd00:1::, RFC 4443. */
+export function error6(packet: Buffer, type: number, code: number, mtu: number): Buffer {
+  const rest = Buffer.alloc(4);
+  rest.writeUInt32BE(mtu);
+  const fields = { source: US.node6, destination: sourceOf(packet), flowLabel: 0 };
+  return icmp(fields, type, code, Buffer.concat([rest, packet.subarray(0, 1280 - 48)]));
+}
+
+/** The vnet header of a packet whose checksum is the device's to finish. */
+export const unfinished = (packet: Buffer): Partial<VnetHeader> => ({
+  flags: VNET_NEEDS_CSUM,
+  csumStart: transportAt(packet),
+  csumOffset: protocolOf(packet) === TCP ? 16 : 6,
+});
+
+/** And of one that the device must cut. */
+export function large(packet: Buffer, gsoSize: number): Partial<VnetHeader> {
+  const tcpType = packet[0]! >> 4 === 4 ? GSO_TCPV4 : GSO_TCPV6;
+  return {
+    ...unfinished(packet),
+    gsoType: protocolOf(packet) === TCP ? tcpType : GSO_UDP_L4,
+    headerBytes: payloadAt(packet),
+    gsoSize,
+  };
+}
 
 /** The whole loop, stepped by the test. */
 export class Wire implements Disposable {
