@@ -422,6 +422,9 @@ class NodeDaemon {
         lease,
         held,
         peers,
+        pods: [],
+        underlay: this.#underlay,
+        directRouting: this.#config.directRouting ?? fixed.network.directRouting,
         reach: {
           ipv4: address4 !== null && addresses.publicIp4 !== null,
           ipv6: address6 !== null && addresses.publicIp6 !== null,

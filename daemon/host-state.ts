@@ -20,7 +20,8 @@ import { type NftTable, applyRuleset, readTable } from '../linux/nft.ts';
 import { readSysctl, writeSysctl } from '../linux/sysctl.ts';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
-import { type Cidr, cidrContains, cidrOf, formatCidr } from '../wire/cidr.ts';
+import { type Cidr, cidrOf, formatCidr } from '../wire/cidr.ts';
+import { isDirect } from './overlay-state.ts';
 import {
   NFT_FAMILY,
   NFT_TABLE,
@@ -149,18 +150,17 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
   ];
 }
 
-/** Straight to the peer's address, for its subnets, where that address is on our link. */
-function directRoutes(inputs: HostInputs): readonly DesiredRoute[] {
-  const { iface, onLink } = inputs.underlay;
-  return (inputs.peers ?? []).flatMap((peer) =>
+/** Straight to the peer's address, for its subnets, where the packet path leaves them to the host. */
+function directRoutes({ underlay, directRouting, peers }: HostInputs): readonly DesiredRoute[] {
+  return (peers ?? []).flatMap((peer) =>
     (
       [
-        [peer.subnet4, peer.publicIp4],
-        [peer.subnet6, peer.publicIp6],
+        [4, peer.subnet4, peer.publicIp4],
+        [6, peer.subnet6, peer.publicIp6],
       ] as const
-    ).flatMap(([to, via]) =>
-      to !== null && via !== null && onLink.some((it) => cidrContains(it, via))
-        ? [{ to, table: null, dev: iface, via, src: null }]
+    ).flatMap(([family, to, via]) =>
+      to !== null && via !== null && isDirect(peer, family, underlay, directRouting)
+        ? [{ to, table: null, dev: underlay.iface, via, src: null }]
         : [],
     ),
   );
@@ -195,7 +195,7 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
       },
     );
   }
-  if (inputs.directRouting) routes.push(...directRoutes(inputs));
+  routes.push(...directRoutes(inputs));
   return {
     tunName,
     mtuBytes: inputs.mtuBytes,

@@ -6,6 +6,7 @@ import { formatMac, parseMac } from '../wire/mac.ts';
 import { toVni } from '../wire/vxlan.ts';
 import {
   UnderlayError,
+  isDirect,
   overlayMtu,
   overlayState,
   publicAddresses,
@@ -48,6 +49,7 @@ const lease: NodeLease = {
   reserved: false,
 };
 const both = { ipv4: true, ipv6: true };
+const here = { pods: [], underlay: { onLink: [] }, directRouting: false };
 const otherVni = { mac: mac4, vni: toVni(2) };
 
 for (const [title, peer, reach, hop4, hop6] of [
@@ -71,6 +73,7 @@ for (const [title, peer, reach, hop4, hop6] of [
       held: true,
       peers: [{ ...lease, ...peer }],
       reach,
+      ...here,
     });
     const [it] = state.peers;
     const text = (hop: typeof it extends infer _ ? NonNullable<typeof it>['nextHop4'] : never) =>
@@ -81,7 +84,7 @@ for (const [title, peer, reach, hop4, hop6] of [
 }
 
 test('packets are accepted from every address of the peer, whichever way we send', (t) => {
-  const inputs = { network: network(), mac: ours, mtuBytes: 1450, lease, held: true };
+  const inputs = { network: network(), mac: ours, mtuBytes: 1450, lease, held: true, ...here };
   const reach = { ipv4: true, ipv6: false };
   const state = overlayState({ ...inputs, peers: [lease], reach });
   t.deepEqual(state.peers[0]!.addresses, [v4, v6]);
@@ -95,11 +98,63 @@ test('a lost lease stops forwarding and changes nothing else', (t) => {
     lease,
     peers: [lease],
     reach: both,
+    ...here,
   };
   const held = overlayState({ ...inputs, held: true });
   const lost = overlayState({ ...inputs, held: false });
   t.deepEqual(lost, { ...held, forwarding: false });
 });
+
+test('what the node has: its networks, and its pods as they are', (t) => {
+  const pods = [parseIpv4('10.244.2.7'), parseIpv6('fd00:10:244:2::7')];
+  const state = (more: Partial<NetworkConfig>) =>
+    overlayState({
+      network: network(more),
+      mac: ours,
+      mtuBytes: 1450,
+      lease,
+      held: true,
+      peers: [],
+      reach: both,
+      ...here,
+      pods,
+    });
+  t.like(state({}), { network4: ipv4.network, network6: ipv6.network, pods });
+  t.is(state({ ipv6: null }).network6, null);
+  t.is(state({ ipv4: null }).network4, null);
+});
+
+const link4 = cidr4('192.0.2.0/24');
+const link6 = cidr6('fd31::/64');
+for (const [title, peer, onLink, directRouting, direct4, direct6] of [
+  ['a peer on our link', {}, [link4, link6], true, true, true],
+  ['not asked for', {}, [link4, link6], false, false, false],
+  ['on our link in IPv4 only', {}, [link4], true, true, false],
+  ['on our link in IPv6 only', {}, [link6], true, false, true],
+  ['behind a router', {}, [cidr4('192.0.3.0/24')], true, false, false],
+  ['no IPv6 address', { publicIp6: null }, [link4, link6], true, true, false],
+  ['no IPv4 subnet', { subnet4: null, vtep4: null }, [link4, link6], true, false, true],
+] as const) {
+  test(`direct: ${title}`, (t) => {
+    const to = { ...lease, ...peer };
+    const underlay = { onLink };
+    t.is(isDirect(to, 4, underlay, directRouting), direct4);
+    t.is(isDirect(to, 6, underlay, directRouting), direct6);
+    const state = overlayState({
+      network: network(),
+      mac: ours,
+      mtuBytes: 1450,
+      lease,
+      held: true,
+      peers: [to],
+      pods: [],
+      reach: both,
+      underlay,
+      directRouting,
+    });
+    t.like(state.peers[0], { direct4, direct6 });
+  });
+}
 
 const no = null;
 for (const [title, families, underlay, named, expected4, expected6] of [

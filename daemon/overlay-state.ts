@@ -1,7 +1,13 @@
 /** Leases become what the packet path decides by. Pure. */
 import type { NetworkConfig, NodeIdentity, NodeLease, Vtep } from '../ipam/types.ts';
 import type { NextHop, OverlayState, Peer } from '../overlay/types.ts';
-import { type IpAddress, type Ipv4, type Ipv6, formatAddress } from '../wire/address.ts';
+import {
+  type Family,
+  type IpAddress,
+  type Ipv4,
+  type Ipv6,
+  formatAddress,
+} from '../wire/address.ts';
 import { cidrContains, formatCidr } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
 import type { Underlay } from './underlay.ts';
@@ -78,6 +84,22 @@ export function refuseOverlap(
   }
 }
 
+/**
+ * The peer's subnet of this family is routed straight to its address of the same family, without VXLAN:
+ * asked for, and the address is on our link.
+ */
+export function isDirect(
+  peer: NodeLease,
+  family: Family,
+  { onLink }: Pick<Underlay, 'onLink'>,
+  directRouting: boolean,
+): boolean {
+  const subnet = family === 4 ? peer.subnet4 : peer.subnet6;
+  const address = family === 4 ? peer.publicIp4 : peer.publicIp6;
+  if (!directRouting || subnet === null || address === null) return false;
+  return onLink.some((it) => cidrContains(it, address));
+}
+
 function nextHop(
   vtep: Vtep | null,
   vni: number,
@@ -88,11 +110,9 @@ function nextHop(
   return { address, mac: vtep.mac };
 }
 
-function peerOf(
-  lease: NodeLease,
-  vni: number,
-  reach: { readonly ipv4: boolean; readonly ipv6: boolean },
-): Peer {
+function peerOf(lease: NodeLease, inputs: OverlayInputs): Peer {
+  const { reach, underlay, directRouting } = inputs;
+  const { vni } = inputs.network;
   const address4 = reach.ipv4 ? lease.publicIp4 : null;
   const address6 = reach.ipv6 ? lease.publicIp6 : null;
   const { subnet4, subnet6 } = lease;
@@ -102,6 +122,8 @@ function peerOf(
     subnet6,
     nextHop4: subnet4 && nextHop(lease.vtep4, vni, [address4, address6]),
     nextHop6: subnet6 && nextHop(lease.vtep6, vni, [address6, address4]),
+    direct4: isDirect(lease, 4, underlay, directRouting),
+    direct6: isDirect(lease, 6, underlay, directRouting),
     addresses: [lease.publicIp4, lease.publicIp6].filter((it) => it !== null),
   };
 }
@@ -115,8 +137,12 @@ export interface OverlayInputs {
   /** The lease is ours now. */
   readonly held: boolean;
   readonly peers: readonly NodeLease[];
+  /** Addresses of pods that are attached here. */
+  readonly pods: readonly IpAddress[];
   /** Outer families that we have a socket for. */
   readonly reach: { readonly ipv4: boolean; readonly ipv6: boolean };
+  readonly underlay: Pick<Underlay, 'onLink'>;
+  readonly directRouting: boolean;
 }
 
 export function overlayState(inputs: OverlayInputs): OverlayState {
@@ -128,6 +154,9 @@ export function overlayState(inputs: OverlayInputs): OverlayState {
     mac: inputs.mac,
     mtuBytes: inputs.mtuBytes,
     forwarding: inputs.held,
-    peers: inputs.peers.map((it) => peerOf(it, network.vni, inputs.reach)),
+    network4: network.ipv4?.network ?? null,
+    network6: network.ipv6?.network ?? null,
+    pods: inputs.pods,
+    peers: inputs.peers.map((it) => peerOf(it, inputs)),
   };
 }

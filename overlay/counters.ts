@@ -6,10 +6,12 @@
  * under a named reason. The unit changes once on the way, from packets as the TUN hands them over (up
  * to 64 KiB) to packets as they travel (one datagram each):
  *
- *     tunPackets          = egressAccepted + drops of egress
+ *     tunPackets          = egressAccepted + drops of egress, and of TUN writes on the way back
  *     egressDatagrams     = udpSentDatagrams + drops of sending
  *     udpDatagrams        = tunDelivered + drops of ingress and of TUN writes
- *     icmpErrors            are packets of our own making, and not part of either sum
+ *     localDelivered,       are parts of egressAccepted: packets that went back into the TUN, for a pod or
+ *     hostDelivered         this node, or for the host to route on; the rest went to peers
+ *     icmpErrors            are packets of our own making, and part of none of the sums
  */
 import { dropNames } from '../wire/drop-reason.ts';
 
@@ -18,6 +20,10 @@ const names = [
   'tunPackets',
   'tunBytes',
   'egressAccepted',
+  'localDelivered',
+  'localDeliveredBytes',
+  'hostDelivered',
+  'hostDeliveredBytes',
   'egressDatagrams',
   'udpSentDatagrams',
   'udpSentBytes',

@@ -1,10 +1,20 @@
 /**
- * Egress: a packet read from the TUN becomes VXLAN datagrams to a peer, or is answered and dropped.
+ * Egress: a packet read from the TUN becomes VXLAN datagrams to a peer, goes back into the TUN for a pod
+ * or the host, or is answered and dropped.
  * Runs per packet: no await, no allocation, no throw.
  *
  * The kernel has routed the packet here, so its TTL is already decremented, and the outer header gets
- * one of its own. What is checked is what a peer would check, so that a drop is counted where an
- * operator looks first: the source must be ours.
+ * one of its own. Whether a source of ours is the sender's own, the host has looked at before; what is
+ * checked here besides is what a peer would check, so that a drop is counted where an operator looks
+ * first. The source is looked at first, then who has the destination:
+ *
+ *     source           local pod, .0   own subnet  peer       overlay  outside
+ *     own subnet       back            noPod       to it (1)  noPeer   back
+ *     a direct peer's  back            noPod       notOurSource
+ *     overlay          notOurSource
+ *     outside          back (2)        notOurSource
+ *
+ * (1) by VXLAN; back if it is direct. (2) to a pod only: the host does not route its own `.0` to us.
  * @see RFC 7348 section 5; test/packets/egress.test.ts
  */
 import type { Arena } from '../linux/arena.ts';
@@ -28,6 +38,8 @@ import {
   IPV4_SOURCE,
   checkIpv4,
   isFragment,
+  isMartian4,
+  isMulticast4,
   readFragmentWord,
   readHeaderBytes,
   readTos,
@@ -39,6 +51,8 @@ import {
   IPV6_MTU_MIN,
   IPV6_SOURCE,
   checkIpv6,
+  isMartian6,
+  isMulticast6,
   readPayloadLength,
   readTrafficClass,
 } from '../wire/ipv6.ts';
@@ -49,6 +63,7 @@ import { type Segmenter, writeEncapsulation } from './segment.ts';
 import type { Sender } from './sender.ts';
 import { ENCAPSULATION_BYTES, HOP_BYTES, HOP_FAMILY, HOP_MTU } from './snapshot.ts';
 import type { TunnelGso } from './tunnel-gso.ts';
+import type { TunWriter } from './tun-writer.ts';
 
 /**
  * @param at    offset of the packet's vnet header in the arena; the 76 bytes before it are ours too
@@ -73,6 +88,7 @@ export function createEgress(
   peers: Peers,
   segmenter: Segmenter,
   icmp: IcmpErrors,
+  writer: TunWriter,
   /** Queues of each underlay family, or null: this node has no address of it. */
   queues4: UnderlayQueues | null,
   queues6: UnderlayQueues | null,
@@ -92,15 +108,19 @@ export function createEgress(
   function egress4(at: number, ip: number, end: number): Drop {
     const form = checkIpv4(view, ip, end);
     if (form !== Drop.none) return form;
-    // 224.0.0.0 and above: multicast, reserved and broadcast have no next hop.
-    if (view.getUint8(ip + IPV4_DESTINATION) >= 224) return Drop.multicast;
-    if (!peers.isOwn4(ip + IPV4_SOURCE)) return Drop.notOurSource;
+    const destination = ip + IPV4_DESTINATION;
+    // Neither has a next hop.
+    if (isMulticast4(view, destination)) return Drop.multicast;
+    if (isMartian4(view, destination)) return Drop.martian;
+    if (!peers.isOwn4(ip + IPV4_SOURCE)) return fromOthers4(at, ip, end);
     const total = readTotalLength(view, ip);
-    const peer = peers.of4(ip + IPV4_DESTINATION);
+    if (peers.isOwn4(destination)) return deliver4(at, ip, end);
+    const peer = peers.of4(destination);
     if (peer < 0) {
-      icmp.unreachable(ip, total);
-      return peers.isOwn4(ip + IPV4_DESTINATION) ? Drop.noPod : Drop.noPeer;
+      if (!peers.isOverlay4(destination)) return writer.backToHost(at, end - ip);
+      return refuse(ip, total);
     }
+    if (peers.isDirect4(peer)) return toDirect(at, end - ip);
     const header = readHeaderBytes(view, ip);
     // A fragment's ports are only in the first one: all of them go by addresses alone, in order.
     const ports = isFragment(view, ip) || total < header + 4 ? 0 : view.getInt32(ip + header);
@@ -116,14 +136,18 @@ export function createEgress(
   function egress6(at: number, ip: number, end: number): Drop {
     const form = checkIpv6(view, ip, end);
     if (form !== Drop.none) return form;
-    if (view.getUint8(ip + IPV6_DESTINATION) === 0xff) return Drop.multicast;
-    if (!peers.isOwn6(ip + IPV6_SOURCE)) return Drop.notOurSource;
+    const destination = ip + IPV6_DESTINATION;
+    if (isMulticast6(view, destination)) return Drop.multicast;
+    if (isMartian6(view, destination)) return Drop.martian;
+    if (!peers.isOwn6(ip + IPV6_SOURCE)) return fromOthers6(at, ip, end);
     const total = readPayloadLength(view, ip) + IPV6_HEADER_BYTES;
-    const peer = peers.of6(ip + IPV6_DESTINATION);
+    if (peers.isOwn6(destination)) return deliver6(at, ip, end);
+    const peer = peers.of6(destination);
     if (peer < 0) {
-      icmp.unreachable(ip, total);
-      return peers.isOwn6(ip + IPV6_DESTINATION) ? Drop.noPod : Drop.noPeer;
+      if (!peers.isOverlay6(destination)) return writer.backToHost(at, end - ip);
+      return refuse(ip, total);
     }
+    if (peers.isDirect6(peer)) return toDirect(at, end - ip);
     // RFC 6437: addresses and flow label name a flow; the label carries what ports would.
     const hash = mix(
       mix(view.getInt32(ip + 20), view.getInt32(ip + 36)),
@@ -132,6 +156,66 @@ export function createEgress(
     const ecn = readTrafficClass(view, ip) & ECN_MASK;
     const hop = peers.hopOf(peer) + HOP_BYTES;
     return send(at, ip, IPV6_HEADER_BYTES, total, hop, hash, ecn, false, IPV6_MTU_MIN);
+  }
+
+  /** Into our own subnet. */
+  function deliver4(at: number, ip: number, end: number): Drop {
+    const destination = ip + IPV4_DESTINATION;
+    if (peers.isPod4(destination) || peers.isNode4(destination)) {
+      return writer.backLocal(at, end - ip);
+    }
+    icmp.unreachable(ip, readTotalLength(view, ip));
+    return Drop.noPod;
+  }
+
+  function deliver6(at: number, ip: number, end: number): Drop {
+    const destination = ip + IPV6_DESTINATION;
+    if (peers.isPod6(destination) || peers.isNode6(destination)) {
+      return writer.backLocal(at, end - ip);
+    }
+    icmp.unreachable(ip, readPayloadLength(view, ip) + IPV6_HEADER_BYTES);
+    return Drop.noPod;
+  }
+
+  /** From the outside to a pod of ours, or from a direct peer; whatever else is routed here is not ours. */
+  function fromOthers4(at: number, ip: number, end: number): Drop {
+    const source = ip + IPV4_SOURCE;
+    if (isMulticast4(view, source) || isMartian4(view, source)) return Drop.martian;
+    const peer = peers.of4(source);
+    if (peer < 0) {
+      if (peers.isOverlay4(source) || !peers.isPod4(ip + IPV4_DESTINATION)) {
+        return Drop.notOurSource;
+      }
+      return writer.backLocal(at, end - ip);
+    }
+    if (!peers.isDirect4(peer) || !peers.isOwn4(ip + IPV4_DESTINATION)) return Drop.notOurSource;
+    return peers.current().forwarding ? deliver4(at, ip, end) : Drop.notForwarding;
+  }
+
+  function fromOthers6(at: number, ip: number, end: number): Drop {
+    const source = ip + IPV6_SOURCE;
+    if (isMulticast6(view, source) || isMartian6(view, source)) return Drop.martian;
+    const peer = peers.of6(source);
+    if (peer < 0) {
+      if (peers.isOverlay6(source) || !peers.isPod6(ip + IPV6_DESTINATION)) {
+        return Drop.notOurSource;
+      }
+      return writer.backLocal(at, end - ip);
+    }
+    if (!peers.isDirect6(peer) || !peers.isOwn6(ip + IPV6_DESTINATION)) return Drop.notOurSource;
+    return peers.current().forwarding ? deliver6(at, ip, end) : Drop.notForwarding;
+  }
+
+  /** To a peer that the host has a route to. */
+  function toDirect(at: number, bytes: number): Drop {
+    return peers.current().forwarding ? writer.backToHost(at, bytes) : Drop.notForwarding;
+  }
+
+  /** Into the overlay, but to nobody; while we do not forward, our word on that is worth nothing. */
+  function refuse(ip: number, total: number): Drop {
+    if (!peers.current().forwarding) return Drop.notForwarding;
+    icmp.unreachable(ip, total);
+    return Drop.noPeer;
   }
 
   function send(

@@ -1,5 +1,5 @@
 /**
- * ICMP errors to pods: the overlay behaves like the router that it is (RFC 792, RFC 1191, RFC 4443).
+ * ICMP errors to pods, ours and peers': the overlay behaves like the router that it is (RFC 792, RFC 1191, RFC 4443).
  * The source is the node's own overlay address, `<subnet>.0`. Off the common path, but called from it:
  * no await, no throw. Limited to what a Linux router sends (net.ipv4.icmp_msgs_per_sec, _burst).
  */
@@ -27,7 +27,15 @@ import {
   readHeaderBytes,
   readProtocol,
 } from '../wire/ipv4.ts';
-import { IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_SOURCE, readNextHeader } from '../wire/ipv6.ts';
+import {
+  IPV6_DESTINATION,
+  IPV6_FRAGMENT,
+  IPV6_FRAGMENT_BYTES,
+  IPV6_HEADER_BYTES,
+  IPV6_SOURCE,
+  fragmentOffsetBytes6,
+  readNextHeader,
+} from '../wire/ipv6.ts';
 import { Counter } from './counters.ts';
 import type { Peers } from './peers.ts';
 import { pseudoSum6 } from './pseudo-header.ts';
@@ -61,17 +69,33 @@ export function createIcmpErrors(
   let tokens = BURST;
   let refilledMs = now();
 
+  /**
+   * Never about an error or a later fragment, nor to anybody but a node's pods (RFC 1122 section 3.2.2,
+   * RFC 4443 section 2.4 (e)): a source in a leased subnet is neither multicast nor nobody's.
+   */
   function mayAnswer4(ip: number, bytes: number): boolean {
     const header = readHeaderBytes(view, ip);
-    if (!peers.isOwn4(ip + IPV4_SOURCE) || fragmentOffsetBytes(view, ip) !== 0) return false;
+    const source = ip + IPV4_SOURCE;
+    if (!peers.isOwn4(source) && peers.of4(source) < 0) return false;
+    if (fragmentOffsetBytes(view, ip) !== 0) return false;
     if (readProtocol(view, ip) !== PROTOCOL_ICMP) return true;
     return bytes > header && !isIcmpError(view.getUint8(ip + header));
   }
 
   function mayAnswer6(ip: number, bytes: number): boolean {
-    if (!peers.isOwn6(ip + IPV6_SOURCE)) return false;
-    if (readNextHeader(view, ip) !== PROTOCOL_ICMPV6) return true;
-    return bytes > IPV6_HEADER_BYTES && !isIcmpv6Error(view.getUint8(ip + IPV6_HEADER_BYTES));
+    const source = ip + IPV6_SOURCE;
+    if (!peers.isOwn6(source) && peers.of6(source) < 0) return false;
+    let next = readNextHeader(view, ip);
+    let header = IPV6_HEADER_BYTES;
+    if (next === IPV6_FRAGMENT) {
+      if (bytes < header + IPV6_FRAGMENT_BYTES || fragmentOffsetBytes6(view, ip + header) !== 0) {
+        return false;
+      }
+      next = view.getUint8(ip + header);
+      header += IPV6_FRAGMENT_BYTES;
+    }
+    if (next !== PROTOCOL_ICMPV6) return true;
+    return bytes > header && !isIcmpv6Error(view.getUint8(ip + header));
   }
 
   function takeToken(): boolean {

@@ -42,6 +42,7 @@ import {
 import { PROTOCOL_UDP, UDP_HEADER_BYTES, readDestinationPort } from '../wire/udp.ts';
 import { VXLAN_HEADER_BYTES, hasVni, readVni } from '../wire/vxlan.ts';
 import type { Coalescer } from './coalesce.ts';
+import type { IcmpErrors } from './icmp-errors.ts';
 import type { Peers } from './peers.ts';
 import { ENCAPSULATION_BYTES } from './snapshot.ts';
 
@@ -66,6 +67,7 @@ export function createIngress(
   arena: Arena,
   peers: Peers,
   coalescer: Coalescer,
+  icmp: IcmpErrors,
   underlay: Family,
   port: number,
 ): Ingress {
@@ -111,13 +113,18 @@ export function createIngress(
     if (sender !== Drop.none) return sender;
     if (!peers.isOwn4(ip + IPV4_DESTINATION)) return Drop.innerDestination;
     if (readTtl(view, ip) === 0) return Drop.ttl;
-    if (
-      readProtocol(view, ip) === PROTOCOL_UDP &&
-      fragmentOffsetBytes(view, ip) === 0 &&
-      peers.isNode4(ip + IPV4_DESTINATION) &&
-      isTunnel(ip + readHeaderBytes(view, ip), end)
-    ) {
-      return Drop.nested;
+    if (!peers.isPod4(ip + IPV4_DESTINATION)) {
+      if (!peers.isNode4(ip + IPV4_DESTINATION)) {
+        icmp.unreachable(ip, readTotalLength(view, ip));
+        return Drop.noPod;
+      }
+      if (
+        readProtocol(view, ip) === PROTOCOL_UDP &&
+        fragmentOffsetBytes(view, ip) === 0 &&
+        isTunnel(ip + readHeaderBytes(view, ip), end)
+      ) {
+        return Drop.nested;
+      }
     }
     const tos = readTos(view, ip);
     const ecn = decapsulateEcn(tos & ECN_MASK, outerEcn);
@@ -143,12 +150,14 @@ export function createIngress(
     if (sender !== Drop.none) return sender;
     if (!peers.isOwn6(ip + IPV6_DESTINATION)) return Drop.innerDestination;
     if (readHopLimit(view, ip) === 0) return Drop.ttl;
-    if (
-      readNextHeader(view, ip) === PROTOCOL_UDP &&
-      peers.isNode6(ip + IPV6_DESTINATION) &&
-      isTunnel(ip + IPV6_HEADER_BYTES, end)
-    ) {
-      return Drop.nested;
+    if (!peers.isPod6(ip + IPV6_DESTINATION)) {
+      if (!peers.isNode6(ip + IPV6_DESTINATION)) {
+        icmp.unreachable(ip, readPayloadLength(view, ip) + IPV6_HEADER_BYTES);
+        return Drop.noPod;
+      }
+      if (readNextHeader(view, ip) === PROTOCOL_UDP && isTunnel(ip + IPV6_HEADER_BYTES, end)) {
+        return Drop.nested;
+      }
     }
     const inner = readTrafficClass(view, ip) & ECN_MASK;
     const ecn = decapsulateEcn(inner, outerEcn);

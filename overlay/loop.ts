@@ -111,7 +111,17 @@ export function createLoop(options: LoopOptions): Loop {
   const queues6 = options.senders6 === null ? null : createQueues(options.senders6, 6);
   const segmenter = createSegmenter(arena, checksum, SEGMENT_HEADERS, flushSenders);
   const tunnel = options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel);
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, queues4, queues6, tunnel);
+  const egress = createEgress(
+    arena,
+    checksum,
+    peers,
+    segmenter,
+    icmp,
+    writer,
+    queues4,
+    queues6,
+    tunnel,
+  );
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
   if (options.receiver4 !== null) createUnderlay(options.receiver4, 4);
@@ -170,7 +180,7 @@ export function createLoop(options: LoopOptions): Loop {
   }
 
   function createUnderlay(fd: number, family: Family): void {
-    const ingress = createIngress(arena, peers, coalescer, family, options.port);
+    const ingress = createIngress(arena, peers, coalescer, icmp, family, options.port);
     const onDatagram = (
       at: number,
       end: number,

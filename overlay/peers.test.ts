@@ -58,6 +58,8 @@ function stateOf(
   blocks4: readonly Cidr4[],
   blocks6: readonly Cidr6[],
   sources: readonly (readonly IpAddress[])[],
+  networks: readonly [Cidr4 | null, Cidr6 | null] = [null, null],
+  pods: readonly IpAddress[] = [],
 ): OverlayState {
   const count = Math.max(blocks4.length, blocks6.length);
   return {
@@ -67,12 +69,17 @@ function stateOf(
     mac: MAC,
     mtuBytes: 1450,
     forwarding: true,
+    network4: networks[0],
+    network6: networks[1],
+    pods,
     peers: Array.from({ length: count }, (_, i): Peer => ({
       name: `peer ${i}`,
       subnet4: blocks4[i] ?? null,
       subnet6: blocks6[i] ?? null,
       nextHop4: null,
       nextHop6: null,
+      direct4: i % 3 === 0,
+      direct6: i % 2 === 0,
       addresses: sources[i] ?? [],
     })),
   };
@@ -102,6 +109,10 @@ function expectSame(t: ExecutionContext, state: OverlayState, asked: readonly Ip
     t.is(is4 ? peers.of4(p) : peers.of6(p), owner);
     t.is(is4 ? peers.isOwn4(p) : peers.isOwn6(p), contains(own));
     t.is(is4 ? peers.isNode4(p) : peers.isNode6(p), own !== null && own.base === address);
+    const isPod = contains(own) && own?.base !== address && state.pods.includes(address);
+    t.is(is4 ? peers.isPod4(p) : peers.isPod6(p), isPod);
+    const network = is4 ? state.network4 : state.network6;
+    t.is(is4 ? peers.isOverlay4(p) : peers.isOverlay6(p), contains(network));
     t.is(
       is4 ? peers.isPeer4(p) : peers.isPeer6(p),
       state.peers.some((peer) => peer.addresses.includes(address)),
@@ -109,6 +120,8 @@ function expectSame(t: ExecutionContext, state: OverlayState, asked: readonly Ip
     state.peers.forEach((peer, i) => {
       const sends = peer.addresses.includes(address) && !nobody(address);
       t.is(is4 ? peers.sendsFrom4(i, p) : peers.sendsFrom6(i, p), sends);
+      t.is(peers.isDirect4(i), peer.direct4);
+      t.is(peers.isDirect6(i), peer.direct6);
     });
   }
 }
@@ -122,14 +135,20 @@ test('equal to a look through every peer', (t) => {
       fc.array(block6, { maxLength: 12 }),
       fc.array(fc.tuple(address4, address6), { maxLength: 12 }),
       fc.array(fc.oneof(address4, address6), { maxLength: 6 }),
+      fc.array(fc.oneof(address4, address6), { maxLength: 12 }),
+      fc.tuple(fc.option(block4), fc.option(block6)),
       fc.boolean(),
-      (some4, some6, sources, asked, hasOwn) => {
+      (some4, some6, sources, asked, some, networks, hasOwn) => {
         const [own4, ...blocks4] = disjoint(some4);
         const [own6, ...blocks6] = disjoint(some6);
         const own = hasOwn ? ([own4 ?? null, own6 ?? null] as const) : ([null, null] as const);
-        const state = stateOf(own, blocks4, blocks6, sources);
+        const edges = [...some4, ...some6, ...networks.filter((it) => it !== null)].flatMap(
+          (block) => edgesOf(block),
+        );
+        // Some that nobody has, some twice, some outside of our subnets.
+        const pods = [...some, ...some, ...edges];
+        const state = stateOf(own, blocks4, blocks6, sources, networks, pods);
         peers.install(compileSnapshot(state, 8472, 1));
-        const edges = [...disjoint(some4), ...disjoint(some6)].flatMap((block) => edgesOf(block));
         expectSame(t, state, [...asked, ...edges, ...sources.flat()]);
       },
     ),
@@ -160,12 +179,33 @@ test('without a subnet no address is our own: not even those that stand for none
   expectSame(t, state, [toIpv4(0), toIpv4(1), toIpv6(0n), toIpv6(1n), toIpv6(1n << 96n)]);
 });
 
+test('as many pods as a subnet of 65,536 addresses has', (t) => {
+  const own4 = cidrOf(toIpv4(0x0a000000), 16);
+  const own6 = cidrOf(toIpv6(0xfd00n << 112n), 64);
+  const others = Array.from({ length: 65_535 }, (_, i) => 65_535 - i);
+  const pods = [
+    ...others.map((i) => toIpv4(own4.base + i)),
+    ...others.map((i) => toIpv6(own6.base + BigInt(2 * i))),
+  ];
+  peers.install(compileSnapshot(stateOf([own4, own6], [], [], [], [null, null], pods), 8472, 1));
+  for (const i of [1, 2, 255, 256, 40_000, 65_534, 65_535]) {
+    t.true(peers.isPod4(place(toIpv4(own4.base + i))), `IPv4 ${i}`);
+    t.true(peers.isPod6(place(toIpv6(own6.base + BigInt(2 * i)))), `IPv6 ${i}`);
+    t.false(peers.isPod6(place(toIpv6(own6.base + BigInt(2 * i + 1)))), `beside IPv6 ${i}`);
+  }
+  t.false(peers.isPod4(place(own4.base)), "the node's own");
+});
+
 test('nobody, before anything is published', (t) => {
   const fresh = createPeers(createArena(2 << 20));
   t.is(fresh.of4(64), -1);
   t.is(fresh.of6(64), -1);
   t.false(fresh.isOwn4(64));
   t.false(fresh.isOwn6(64));
+  t.false(fresh.isPod4(64));
+  t.false(fresh.isPod6(64));
+  t.false(fresh.isOverlay4(64));
+  t.false(fresh.isOverlay6(64));
   t.false(fresh.current().forwarding);
 });
 

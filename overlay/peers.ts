@@ -5,6 +5,8 @@
  */
 import type { Arena } from '../linux/arena.ts';
 import {
+  DIRECT4,
+  DIRECT6,
   EMPTY_SNAPSHOT,
   HOP_BYTES,
   PEERS_MAX,
@@ -24,6 +26,15 @@ export interface Peers {
   /** It is the first of our subnet, the node's own. */
   readonly isNode4: (at: number) => boolean;
   readonly isNode6: (at: number) => boolean;
+  /** A pod of ours has it. */
+  readonly isPod4: (at: number) => boolean;
+  readonly isPod6: (at: number) => boolean;
+  /** It lies in the overlay network, whoever has it. */
+  readonly isOverlay4: (at: number) => boolean;
+  readonly isOverlay6: (at: number) => boolean;
+  /** `peer` is reached without VXLAN. */
+  readonly isDirect4: (peer: number) => boolean;
+  readonly isDirect6: (peer: number) => boolean;
   /** `peer` may send from the underlay address at `at`, of 4 or 16 bytes. */
   readonly sendsFrom4: (peer: number, at: number) => boolean;
   readonly sendsFrom6: (peer: number, at: number) => boolean;
@@ -44,6 +55,7 @@ export function createPeers(arena: Arena): Peers {
   const hopsAt = arena.take(PEERS_MAX * 2 * HOP_BYTES, 'next hops');
   let snapshot = EMPTY_SNAPSHOT;
   let { ranges4, ranges6, sources, allSources4, allSources6, own4, own6 } = EMPTY_SNAPSHOT;
+  let { network4, network6, pods4, pods6, direct } = EMPTY_SNAPSHOT;
 
   /** -1, 0 or 1: the IPv6 address at `at` against the four words of `table` at `index`. */
   function compare6(at: number, table: Uint32Array, index: number): number {
@@ -110,24 +122,64 @@ export function createPeers(arena: Arena): Peers {
     );
   }
 
-  function isPeer4(at: number): boolean {
+  function isAmong4(table: Uint32Array, at: number): boolean {
     const address = view.getUint32(at);
-    const index = floor4(allSources4, 1, address);
-    return index >= 0 && allSources4[index] === address;
+    const index = floor4(table, 1, address);
+    return index >= 0 && table[index] === address;
+  }
+
+  function isAmong6(table: Uint32Array, at: number): boolean {
+    const index = floor6(table, 4, at);
+    return index >= 0 && compare6(at, table, index * 4) === 0;
+  }
+
+  function isWithin4(range: Uint32Array, at: number): boolean {
+    const address = view.getUint32(at);
+    return address >= range[0]! && address <= range[1]!;
+  }
+
+  function isWithin6(range: Uint32Array, at: number): boolean {
+    return compare6(at, range, 0) >= 0 && compare6(at, range, 4) <= 0;
+  }
+
+  function isPeer4(at: number): boolean {
+    return isAmong4(allSources4, at);
   }
 
   function isPeer6(at: number): boolean {
-    const index = floor6(allSources6, 4, at);
-    return index >= 0 && compare6(at, allSources6, index * 4) === 0;
+    return isAmong6(allSources6, at);
+  }
+
+  function isPod4(at: number): boolean {
+    return isAmong4(pods4, at);
+  }
+
+  function isPod6(at: number): boolean {
+    return isAmong6(pods6, at);
   }
 
   function isOwn4(at: number): boolean {
-    const address = view.getUint32(at);
-    return address >= own4[0]! && address <= own4[1]!;
+    return isWithin4(own4, at);
   }
 
   function isOwn6(at: number): boolean {
-    return compare6(at, own6, 0) >= 0 && compare6(at, own6, 4) <= 0;
+    return isWithin6(own6, at);
+  }
+
+  function isOverlay4(at: number): boolean {
+    return isWithin4(network4, at);
+  }
+
+  function isOverlay6(at: number): boolean {
+    return isWithin6(network6, at);
+  }
+
+  function isDirect4(peer: number): boolean {
+    return (direct[peer]! & DIRECT4) !== 0;
+  }
+
+  function isDirect6(peer: number): boolean {
+    return (direct[peer]! & DIRECT6) !== 0;
   }
 
   function isNode4(at: number): boolean {
@@ -150,6 +202,7 @@ export function createPeers(arena: Arena): Peers {
     arena.bytes.set(next.hops, hopsAt);
     snapshot = next;
     ({ ranges4, ranges6, sources, allSources4, allSources6, own4, own6 } = next);
+    ({ network4, network6, pods4, pods6, direct } = next);
   }
 
   return {
@@ -159,6 +212,12 @@ export function createPeers(arena: Arena): Peers {
     isOwn6,
     isNode4,
     isNode6,
+    isPod4,
+    isPod6,
+    isOverlay4,
+    isOverlay6,
+    isDirect4,
+    isDirect6,
     sendsFrom4,
     sendsFrom6,
     isPeer4,

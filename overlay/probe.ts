@@ -180,6 +180,9 @@ function withMirror<T>(address: IpAddress, gro: boolean, run: (mirror: Mirror) =
           mac: toMac(0x020000000002),
           mtuBytes: 65535,
           forwarding: true,
+          network4: null,
+          network6: null,
+          pods: [],
           peers: [
             {
               name: 'this node',
@@ -187,6 +190,8 @@ function withMirror<T>(address: IpAddress, gro: boolean, run: (mirror: Mirror) =
               subnet6: null,
               nextHop4: self,
               nextHop6: null,
+              direct4: false,
+              direct6: false,
               addresses: [address],
             },
           ],

@@ -29,6 +29,8 @@ function peerOf(
     subnet6: subnet6 === null ? null : (parseCidr(subnet6) as Cidr6),
     nextHop4: subnet4 === null ? null : hop,
     nextHop6: subnet6 === null ? null : hop,
+    direct4: false,
+    direct6: false,
     addresses: addresses.map((text) => parseAddress(text)),
   };
 }
@@ -40,6 +42,9 @@ const stateOf = (...peers: readonly Peer[]): OverlayState => ({
   mac: parseMac('02:11:22:33:44:55'),
   mtuBytes: 1450,
   forwarding: true,
+  network4: parseCidr('10.244.0.0/16') as Cidr4,
+  network6: null,
+  pods: [],
   peers,
 });
 
@@ -137,6 +142,27 @@ test('a next hop: headers as they are sent, the address as the kernel takes it',
     hex(b6 + HOP_ADDRESS, 28),
     unspaced('0a00 2118 00000000 20010db8000000000000000000000003 00000000'),
   );
+});
+
+test('pods in order; those of an earlier lease and the node itself are passed over', (t) => {
+  const texts = [
+    '10.244.1.9',
+    '10.244.1.200',
+    '10.244.2.5',
+    'fd00:9::5',
+    '10.244.1.0',
+    'fd00:1::200',
+    '10.244.1.2',
+    'fd00:1::',
+    'fd00:1::2',
+  ];
+  const state = { ...stateOf(), subnet6: parseCidr('fd00:1::/64') as Cidr6 };
+  const pods = texts.map((text) => parseAddress(text));
+  const { pods4, pods6 } = compileSnapshot({ ...state, pods }, 8472, 1);
+  t.deepEqual([...pods4], [0x0af40102, 0x0af40109, 0x0af401c8]);
+  t.deepEqual([...pods6], [0xfd000001, 0, 0, 2, 0xfd000001, 0, 0, 0x200]);
+  const without = compileSnapshot({ ...state, subnet4: null, subnet6: null, pods }, 8472, 1);
+  t.is(without.pods4.length + without.pods6.length, 0);
 });
 
 test("a path's MTU below the TUN's counts, one above does not", (t) => {

@@ -3,7 +3,7 @@
  * thread, copied to every worker, and swapped in whole between two batches; nothing patches one.
  */
 import { type Family, type IpAddress, familyOf, ipv6Words } from '../wire/address.ts';
-import { type Cidr, cidrsOverlap, formatCidr, lastOf } from '../wire/cidr.ts';
+import { type Cidr, cidrContains, cidrsOverlap, formatCidr, lastOf } from '../wire/cidr.ts';
 import {
   ETHERNET_HEADER_BYTES,
   ETHERTYPE_IPV4,
@@ -53,10 +53,18 @@ export interface Snapshot {
   readonly own4: Uint32Array;
   /** The same for IPv6: two times four words. */
   readonly own6: Uint32Array;
+  /** The overlay networks, as own4 and own6 are. */
+  readonly network4: Uint32Array;
+  readonly network6: Uint32Array;
+  /** Our pods' addresses in ascending order: one word, or four, each. */
+  readonly pods4: Uint32Array;
+  readonly pods6: Uint32Array;
   /** Peers' IPv4 subnets in ascending order: [first, last, peer] each. */
   readonly ranges4: Uint32Array;
   /** Peers' IPv6 subnets in ascending order: [first x 4, last x 4, peer] each. */
   readonly ranges6: Uint32Array;
+  /** Per peer DIRECT4, DIRECT6 or both. */
+  readonly direct: Uint8Array;
   /** Per peer the outer sources it may send from: [IPv4, or 0; IPv6 x 4, or zeros]. */
   readonly sources: Uint32Array;
   /** All of them, in ascending order: one word, or four, each. */
@@ -70,6 +78,8 @@ export interface Snapshot {
 export const RANGE4_WORDS = 3;
 export const RANGE6_WORDS = 9;
 export const SOURCE_WORDS = 5;
+export const DIRECT4 = 1;
+export const DIRECT6 = 2;
 
 /** Before anything is published: no peers, nothing of ours, nothing forwarded. */
 export const EMPTY_SNAPSHOT: Snapshot = {
@@ -81,8 +91,13 @@ export const EMPTY_SNAPSHOT: Snapshot = {
   macLow: 0,
   own4: Uint32Array.of(1, 0),
   own6: Uint32Array.of(1, 0, 0, 0, 0, 0, 0, 0),
+  network4: Uint32Array.of(1, 0),
+  network6: Uint32Array.of(1, 0, 0, 0, 0, 0, 0, 0),
+  pods4: Uint32Array.of(),
+  pods6: Uint32Array.of(),
   ranges4: Uint32Array.of(),
   ranges6: Uint32Array.of(),
+  direct: Uint8Array.of(),
   sources: Uint32Array.of(),
   allSources4: Uint32Array.of(),
   allSources6: Uint32Array.of(),
@@ -141,8 +156,15 @@ export function compileSnapshot(
     macLow: state.mac % 2 ** 32,
     own4: rangeOf(state.subnet4, EMPTY_SNAPSHOT.own4),
     own6: rangeOf(state.subnet6, EMPTY_SNAPSHOT.own6),
+    network4: rangeOf(state.network4, EMPTY_SNAPSHOT.network4),
+    network6: rangeOf(state.network6, EMPTY_SNAPSHOT.network6),
+    pods4: sortedWords(podsIn(state.subnet4, state.pods)),
+    pods6: sortedWords(podsIn(state.subnet6, state.pods)),
     ranges4: rangesOf(peers, (peer) => peer.subnet4),
     ranges6: rangesOf(peers, (peer) => peer.subnet6),
+    direct: Uint8Array.from(
+      peers.map(({ direct4, direct6 }) => (direct4 ? DIRECT4 : 0) | (direct6 ? DIRECT6 : 0)),
+    ),
     sources,
     allSources4: sortedWords(peers.flatMap((peer) => peer.addresses.filter(isNumber))),
     allSources6: sortedWords(peers.flatMap((peer) => peer.addresses.filter(isBigInt))),
@@ -156,6 +178,10 @@ const wordsOf = (address: IpAddress): readonly number[] =>
 
 const isNumber = (address: IpAddress): boolean => typeof address === 'number';
 const isBigInt = (address: IpAddress): boolean => typeof address === 'bigint';
+
+/** A pod left from an earlier lease must not keep the others from what is published: it is passed over. */
+const podsIn = (subnet: Cidr | null, pods: readonly IpAddress[]): readonly IpAddress[] =>
+  subnet === null ? [] : pods.filter((pod) => pod !== subnet.base && cidrContains(subnet, pod));
 
 const sortedWords = (addresses: readonly IpAddress[]): Uint32Array =>
   Uint32Array.from(addresses.toSorted((a, b) => (a < b ? -1 : 1)).flatMap(wordsOf));

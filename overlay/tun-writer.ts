@@ -32,6 +32,13 @@ export interface TunWriter {
     csumStart: number,
     csumOffset: number,
   ) => Drop;
+  /**
+   * Writes back the packet of `bytes` that was read with its vnet header at `at`, both as they came:
+   * still large, still without its checksum. For a pod or this node.
+   */
+  readonly backLocal: (at: number, bytes: number) => Drop;
+  /** The same, for the host to route on. */
+  readonly backToHost: (at: number, bytes: number) => Drop;
   /** Writes what was gathered; the vnet header before its first piece is the caller's. */
   readonly gathered: (gather: Gather, bytes: number) => Drop;
   readonly createGather: (pieces: number) => Gather;
@@ -71,8 +78,34 @@ export function createTunWriter(
     return finish(writev(fd, singleAddress, 1), bytes);
   }
 
+  function back(at: number, bytes: number): Drop {
+    setPointer(singleAt, at + VNET_HEADER_BYTES - headerBytes);
+    words[(singleAt + 8) >>> 2] = bytes + headerBytes;
+    return writev(fd, singleAddress, 1) < 0 ? reasonOf(errno()) : Drop.none;
+  }
+
+  function backLocal(at: number, bytes: number): Drop {
+    const drop = back(at, bytes);
+    if (drop !== Drop.none) return drop;
+    counters[Counter.localDelivered]!++;
+    counters[Counter.localDeliveredBytes]! += bytes;
+    return Drop.none;
+  }
+
+  function backToHost(at: number, bytes: number): Drop {
+    const drop = back(at, bytes);
+    if (drop !== Drop.none) return drop;
+    counters[Counter.hostDelivered]!++;
+    counters[Counter.hostDeliveredBytes]! += bytes;
+    return Drop.none;
+  }
+
+  function reasonOf(number: number): Drop {
+    return number === EIO ? Drop.tunDown : Drop.tunWriteFailed;
+  }
+
   function finish(written: number, bytes: number): Drop {
-    if (written < 0) return errno() === EIO ? Drop.tunDown : Drop.tunWriteFailed;
+    if (written < 0) return reasonOf(errno());
     counters[Counter.tunWrites]!++;
     counters[Counter.tunDeliveredBytes]! += bytes;
     return Drop.none;
@@ -102,5 +135,5 @@ export function createTunWriter(
     return gather;
   }
 
-  return { single, gathered, createGather };
+  return { single, backLocal, backToHost, gathered, createGather };
 }

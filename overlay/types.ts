@@ -19,10 +19,11 @@ export interface Peer {
   readonly nextHop4: NextHop | null;
   readonly nextHop6: NextHop | null;
   /**
-   * Reached by the host's own routes, without VXLAN: what is for it goes back to the host, and the host
-   * may hand us what comes from it.
+   * Its subnet of this family is reached by the host's own routes, without VXLAN: what is for it goes
+   * back to the host, and the host may hand us what comes from it.
    */
-  readonly direct: boolean;
+  readonly direct4: boolean;
+  readonly direct6: boolean;
   /** At most one of each family. */
   readonly addresses: readonly IpAddress[];
 }
@@ -30,18 +31,24 @@ export interface Peer {
 /** Everything the packet path decides by. Published whole, never patched. */
 export interface OverlayState {
   readonly vni: Vni;
-  /** Our own subnets: the only inner sources we send, the only inner destinations we accept. */
+  /** Our own subnets: the only inner sources we send to peers, the only inner destinations we accept. */
   readonly subnet4: Cidr4 | null;
   readonly subnet6: Cidr6 | null;
   readonly mac: Mac;
   /** Largest inner packet, bytes, of the TUN. A peer's learned path MTU may be smaller. */
   readonly mtuBytes: number;
-  /** False while the node's lease is not ours: nothing is sent, nothing is delivered. */
+  /**
+   * False while the node's lease is not ours: nothing goes to peers or comes from them. What stays on
+   * this host, or leaves it for elsewhere, goes on: the addresses are still here.
+   */
   readonly forwarding: boolean;
   /** The overlay networks: what lies outside of them is the host's to route. */
   readonly network4: Cidr4 | null;
   readonly network6: Cidr6 | null;
-  /** Addresses within our subnets that a pod has now, in any order. */
+  /**
+   * Addresses that a pod has now, in any order and as often as they come. Those outside of our subnets,
+   * left from an earlier lease, and the node's own count for nothing.
+   */
   readonly pods: readonly IpAddress[];
   readonly peers: readonly Peer[];
 }

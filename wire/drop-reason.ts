@@ -25,14 +25,15 @@ export const Drop = {
   noPeer: 16,
   noPod: 17,
   multicast: 18,
-  tooBig: 19,
-  offloadHeader: 20,
+  martian: 19,
+  tooBig: 20,
+  offloadHeader: 21,
   // Either direction.
-  notForwarding: 21,
-  sendQueueFull: 22,
-  sendFailed: 23,
-  tunDown: 24,
-  tunWriteFailed: 25,
+  notForwarding: 22,
+  sendQueueFull: 23,
+  sendFailed: 24,
+  tunDown: 25,
+  tunWriteFailed: 26,
 } as const;
 
 export type Drop = (typeof Drop)[keyof typeof Drop];

@@ -19,6 +19,13 @@ export const readTtl = (view: DataView, at: number): number => view.getUint8(at 
 export const readProtocol = (view: DataView, at: number): number => view.getUint8(at + 9);
 export const isFragment = (view: DataView, at: number): boolean =>
   (view.getUint16(at + 6) & (IPV4_MORE_FRAGMENTS | FRAGMENT_OFFSET)) !== 0;
+/** The address at `at` is multicast, reserved or broadcast: 224.0.0.0 and above. */
+export const isMulticast4 = (view: DataView, at: number): boolean => view.getUint8(at) >= 224;
+/** It never leaves a host: 0.0.0.0/8 or 127.0.0.0/8 (RFC 1122 section 3.2.1.3). */
+export const isMartian4 = (view: DataView, at: number): boolean => {
+  const first = view.getUint8(at);
+  return first === 0 || first === 127;
+};
 export const fragmentOffsetBytes = (view: DataView, at: number): number =>
   (view.getUint16(at + 6) & FRAGMENT_OFFSET) << 3;
 

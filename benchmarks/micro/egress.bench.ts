@@ -2,10 +2,21 @@ import { VNET_HEADER_BYTES, VNET_NEEDS_CSUM, writeVnetHeader } from '../../linux
 import { createEgress } from '../../overlay/egress.ts';
 import { createSegmenter } from '../../overlay/segment.ts';
 import type { Sender } from '../../overlay/sender.ts';
+import { createTunWriter } from '../../overlay/tun-writer.ts';
 import { type TcpFields, tcp, udp } from '../../test/packets/build.ts';
 import { Drop } from '../../wire/drop-reason.ts';
 import { bench } from './runner.ts';
-import { OUR_POD4, OUR_POD6, createStage, payload, podOf4, podOf6 } from './stage.ts';
+import {
+  OUR_OTHER_POD4,
+  OUR_OTHER_POD6,
+  OUR_POD4,
+  OUR_POD6,
+  createStage,
+  openNull,
+  payload,
+  podOf4,
+  podOf6,
+} from './stage.ts';
 
 const none = (): void => undefined;
 
@@ -19,7 +30,8 @@ function createPacket(packet: Buffer, ipHeader: number, flags: number) {
   const segmenter = createSegmenter(arena, checksum, 64, none);
   const icmp = { unreachable: none, tooBig: none };
   const queues = { flows: senders, fragmenting: senders[0]! };
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, queues, null, null);
+  const writer = createTunWriter(arena, counters, checksum, openNull(), true);
+  const egress = createEgress(arena, checksum, peers, segmenter, icmp, writer, queues, null, null);
   const at = place(packet, VNET_HEADER_BYTES) - VNET_HEADER_BYTES;
   /** The encapsulation is written over the vnet header, so each packet needs its own. */
   const run = (): Drop => {
@@ -39,6 +51,10 @@ for (const [name, packet, ipHeader, flags] of [
   ['tcp4.1450', tcp(flow4, payload(1410)), 20, 0],
   ['tcp4.1450.checksum', tcp(flow4, payload(1410)), 20, VNET_NEEDS_CSUM],
   ['tcp6.1450', tcp(flow6, payload(1390)), 40, 0],
+  // With the system call, though nobody takes the packet.
+  ['local4', tcp({ ...flow4, destination: OUR_OTHER_POD4 }, payload(1410)), 20, VNET_NEEDS_CSUM],
+  ['local6', tcp({ ...flow6, destination: OUR_OTHER_POD6 }, payload(1390)), 40, VNET_NEEDS_CSUM],
+  ['outside4', tcp({ ...flow4, destination: '198.51.100.1' }, payload(1410)), 20, VNET_NEEDS_CSUM],
 ] as const) {
   bench(`egress.${name}`, {
     bytes: packet.length,

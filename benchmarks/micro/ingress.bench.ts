@@ -24,7 +24,8 @@ for (const [name, packet] of [
     setup: () => {
       const { arena, counters, peers, place } = createStage();
       const coalescer: Coalescer = { add: () => counters[0]!++, flush: () => undefined };
-      const ingress = createIngress(arena, peers, coalescer, 4, 8472);
+      const icmp = { unreachable: () => undefined, tooBig: () => undefined };
+      const ingress = createIngress(arena, peers, coalescer, icmp, 4, 8472);
       const datagram = vxlan({ destinationMac: OUR_MAC, sourceMac: PEER_MAC }, packet);
       const at = place(datagram, 0);
       const sourceAt = place(addressBytes(underlayOf(200)), 0);

@@ -5,7 +5,7 @@ import { createCounters } from '../../overlay/counters.ts';
 import { type Peers, createPeers } from '../../overlay/peers.ts';
 import { compileSnapshot } from '../../overlay/snapshot.ts';
 import type { Offloads, Peer } from '../../overlay/types.ts';
-import { formatAddress, toIpv4 } from '../../wire/address.ts';
+import { formatAddress, parseAddress, toIpv4 } from '../../wire/address.ts';
 import { type Checksum, createChecksum } from '../../wire/checksum/checksum.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
 import { parseMac } from '../../wire/mac.ts';
@@ -26,8 +26,17 @@ export const OUR_MAC = '02:00:00:00:00:01';
 export const PEER_MAC = '02:00:00:00:00:0a';
 export const OUR_POD4 = '10.244.1.2';
 export const OUR_POD6 = 'fd00:ffff:1::2';
+export const OUR_OTHER_POD4 = '10.244.1.77';
+export const OUR_OTHER_POD6 = 'fd00:ffff:1::4d';
 const OUR_SUBNET4 = parseCidr('10.244.1.0/24') as Cidr4;
 const OUR_SUBNET6 = parseCidr('fd00:ffff:1::/64') as Cidr6;
+const NETWORK4 = parseCidr('10.0.0.0/8') as Cidr4;
+const NETWORK6 = parseCidr('fd00::/16') as Cidr6;
+/** As many as a node usually has at most. */
+const OUR_PODS = Array.from({ length: 110 }, (_, i) => [
+  parseAddress(`10.244.1.${i + 2}`),
+  parseAddress(`fd00:ffff:1::${(i + 2).toString(16)}`),
+]).flat();
 
 /** A pod of peer `i`, below 8192. */
 export const podOf4 = (i: number): string => `10.${i >> 8}.${i & 255}.2`;
@@ -43,6 +52,8 @@ function peerOf(i: number): Peer {
     subnet6: parseCidr(`fd00:0:${i.toString(16)}::/64`) as Cidr6,
     nextHop4: hop,
     nextHop6: hop,
+    direct4: false,
+    direct6: false,
     addresses: [hop.address],
   };
 }
@@ -81,6 +92,9 @@ export function createStage(peerCount = 256, port = 8472): Stage {
         mac: parseMac(OUR_MAC),
         mtuBytes: 1450,
         forwarding: true,
+        network4: NETWORK4,
+        network6: NETWORK6,
+        pods: OUR_PODS,
         peers: Array.from({ length: peerCount }, (_, i) => peerOf(i)),
       },
       port,

@@ -120,11 +120,11 @@ export const dropsOf = (counters: Counters): Record<string, number> =>
       .map(([name, count]) => [name.slice(5), count]),
   );
 
-const EGRESS = ['notOurSource', 'noPeer', 'noPod', 'multicast', 'offloadHeader'];
+const EGRESS = ['notOurSource', 'noPeer', 'multicast', 'martian', 'offloadHeader'];
 const SENDING = ['sendQueueFull', 'sendFailed'];
 const IN_KERNEL = ['receiveQueueFull', 'tunQueueFull'];
 /** Counted at more than one stage; of the others no test of the sums has any. */
-const AMBIGUOUS = ['ipHeader', 'tooBig', 'notForwarding'];
+const AMBIGUOUS = ['ipHeader', 'noPod', 'tooBig', 'notForwarding', 'tunDown', 'tunWriteFailed'];
 
 /** The three sums of overlay/counters.ts; no drops but those `allowed`. */
 export function addsUp(
@@ -149,6 +149,8 @@ export function addsUp(
   t.true(out >= 0 && sent >= 0 && out + sent === tooBig, `${what}: ${out} + ${sent} of ${tooBig}`);
   const elsewhere = new Set([...EGRESS, ...SENDING, ...IN_KERNEL, ...AMBIGUOUS]);
   t.is(one('udpDatagrams'), one('tunDelivered') + sum((it) => !elsewhere.has(it)), `${what}: in`);
+  const back = one('localDelivered') + one('hostDelivered');
+  t.true(back <= one('egressAccepted'), `${what}: ${back} of ${one('egressAccepted')} went back`);
 }
 
 export interface TcpResult {

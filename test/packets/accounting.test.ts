@@ -21,8 +21,8 @@ type Outgoing = readonly [packet: Buffer, vnet: Partial<VnetHeader>];
 function outgoing(random: Random): Outgoing {
   const is4 = random(2) === 0;
   const source = is4
-    ? pick(random, ['10.244.1.5', '10.244.1.6', '10.244.1.0', '10.9.9.9'])
-    : pick(random, ['fd00:1::5', 'fd00:1::6', 'fd00:9::9']);
+    ? pick(random, ['10.244.1.5', '10.244.1.6', '10.244.1.0', '10.9.9.9', '127.0.0.1'])
+    : pick(random, ['fd00:1::5', 'fd00:1::6', 'fd00:9::9', '2001:db8::9']);
   const destination = is4
     ? pick(random, [
         '10.244.2.7',
@@ -30,9 +30,19 @@ function outgoing(random: Random): Outgoing {
         '10.244.4.7',
         '10.244.9.9',
         '10.244.1.9',
+        '10.244.1.6',
+        '10.9.9.9',
         '224.0.0.1',
       ])
-    : pick(random, ['fd00:2::7', 'fd00:3::7', 'fd00:9::1', 'fd00:1::9', 'ff02::1']);
+    : pick(random, [
+        'fd00:2::7',
+        'fd00:3::7',
+        'fd00:9::1',
+        'fd00:1::9',
+        'fd00:1::6',
+        '2001:db8::9',
+        'ff02::1',
+      ]);
   const fields = {
     source,
     destination,
@@ -62,8 +72,14 @@ const room = new Uint8Array(2000);
 function incoming(random: Random, round: number): Buffer {
   const is4 = random(2) === 0;
   const ends = is4
-    ? { source: pick(random, ['10.244.2.7', '10.244.3.7']), destination: '10.244.1.5' }
-    : { source: pick(random, ['fd00:2::7', 'fd00:3::7']), destination: 'fd00:1::5' };
+    ? {
+        source: pick(random, ['10.244.2.7', '10.244.3.7']),
+        destination: pick(random, ['10.244.1.5', '10.244.1.5', '10.244.1.0', '10.244.1.9']),
+      }
+    : {
+        source: pick(random, ['fd00:2::7', 'fd00:3::7']),
+        destination: pick(random, ['fd00:1::5', 'fd00:1::5', 'fd00:1::', 'fd00:1::9']),
+      };
   const make = random(2) === 0 ? build.tcp : build.udp;
   const packet = make(
     { ...ends, sourcePort: 1000 + random(3), sequence: round * 500, id: round },
@@ -123,11 +139,23 @@ for (const [name, offloads] of [
       const notSent = sendFailed + sendQueueFull;
       t.is(counters['egressDatagrams'], counters['udpSentDatagrams']! + notSent, 'egressDatagrams');
       t.is(got, counters['udpSentDatagrams']!, 'what is called sent has arrived');
-      t.is(told, counters['icmpErrors']!, 'ICMP errors');
+      const back = counters['localDelivered']! + counters['hostDelivered']!;
+      t.is(told, counters['icmpErrors']! + back, 'ICMP errors, and what went back');
     }
     const met = Object.keys(dropsOf(wire.counters));
-    for (const reason of ['noPeer', 'noPod', 'multicast', 'notOurSource', 'tooBig', 'sendFailed']) {
+    for (const reason of [
+      'noPeer',
+      'noPod',
+      'multicast',
+      'martian',
+      'notOurSource',
+      'tooBig',
+      'sendFailed',
+    ]) {
       t.true(met.includes(reason), `${reason} is met`);
+    }
+    for (const way of ['localDelivered', 'hostDelivered', 'udpSentDatagrams']) {
+      t.true(wire.counters[way]! > 0, `${way} is met`);
     }
   });
 
@@ -151,7 +179,9 @@ for (const [name, offloads] of [
     const packets = written.flatMap(({ vnet, packet }) =>
       vnet.gsoType === 0 ? [packet] : build.segmentReference(packet, vnet.gsoSize),
     );
-    t.is(packets.length, wire.counters['tunDelivered']!, 'what is called delivered was written');
+    const { tunDelivered, icmpErrors } = wire.counters;
+    t.is(packets.length, tunDelivered! + icmpErrors!, 'what is called delivered was written');
+    t.true(dropsOf(wire.counters)['noPod']! > 0, 'noPod is met');
   });
 
   test(`both ways, ${name} (seed ${seed})`, (t) => {
@@ -190,5 +220,20 @@ test('a queue of the TUN that is full: what was written and what was not', (t) =
   t.true(dropsOf(wire.counters)['tunWriteFailed']! > 0);
   t.is(wire.counters['udpDatagrams'], put);
   t.is(wire.tun.read().length, wire.counters['tunDelivered']!);
+  t.is(unaccounted(wire.counters), 0);
+});
+
+test('a queue of the TUN that is full: what went back and what did not', (t) => {
+  using wire = new Wire();
+  const packet = build.udp({ source: '10.244.1.5', destination: '10.244.1.6' }, room);
+  let put = 0;
+  while (put < 100_000 && dropsOf(wire.counters)['tunWriteFailed'] === undefined) {
+    for (let i = 0; i < 40; i++) if (wire.tun.write(packet)) put++;
+    wire.settle();
+  }
+  t.true(dropsOf(wire.counters)['tunWriteFailed']! > 0);
+  t.is(wire.counters['tunPackets'], put);
+  t.is(wire.tun.read().length, wire.counters['localDelivered']!);
+  t.is(wire.counters['egressAccepted'], wire.counters['localDelivered']);
   t.is(unaccounted(wire.counters), 0);
 });

@@ -3,6 +3,7 @@
  * collections over them:
  *
  *     feed --> TUN twin --> loop 1 --> UDP on loopback --> loop 2 --> TUN twin --> sink
+ *                  sink <-----'
  *
  * Feeding and sinking use constant addresses too, so that what is collected is the path's.
  */
@@ -88,6 +89,7 @@ const two = openNode(addresses[1], port, receiver2, {
   subnet4: parseCidr('10.244.2.0/24') as Cidr4,
   subnet6: parseCidr('fd00:2::/64') as Cidr6,
   mac: parseMac(MAC_A),
+  pods: [parseAddress('10.244.2.7'), parseAddress('fd00:2::7')],
   peers: [peerOf('one', 1, US.mac, addresses[0])],
 });
 
@@ -126,6 +128,11 @@ function messageOf(packet: Buffer, gsoType: number): number {
 
 const to4 = { source: '10.244.1.5', destination: '10.244.2.7', checksum: 'partial' } as const;
 const to6 = { source: 'fd00:1::5', destination: 'fd00:2::7', checksum: 'partial' } as const;
+/** To another pod of the first node, and out of the overlay: back into its TUN. */
+const here4 = { ...to4, destination: '10.244.1.6' } as const;
+const here6 = { ...to6, destination: 'fd00:1::6' } as const;
+const outside4 = { ...to4, destination: '198.51.100.1' } as const;
+const outside6 = { ...to6, destination: '2001:db8::1' } as const;
 const whole = build.payloadOf(64 * PIECE);
 const single = build.payloadOf(PIECE);
 const large = offloads.tunTso
@@ -144,6 +151,14 @@ const messages = [
   messageOf(build.tcp({ ...to6, sourcePort: 8, flags: build.ACK }, Buffer.alloc(0)), 0),
   messageOf(build.icmp({ ...to4 }, 8, 0, single), 0),
 ].slice(0, offloads.tunTso ? undefined : -1);
+const tcpTypeOf = (source: string): number =>
+  source === to4.source ? build.GSO_TCPV4 : build.GSO_TCPV6;
+const backs = [here4, here6, outside4, outside6].flatMap((ends) => [
+  messageOf(build.udp({ ...ends, sourcePort: 9 }, single), 0),
+  ...(offloads.tunTso
+    ? [messageOf(build.tcp({ ...ends, sourcePort: 10 }, whole), tcpTypeOf(ends.source))]
+    : []),
+]);
 const sink = vectorOf(1 << 17);
 const fedFd = one.tun.kernelFd;
 const sunkFd = two.tun.kernelFd;
@@ -151,9 +166,11 @@ const sunkFd = two.tun.kernelFd;
 /** One batch from end to end. */
 function carry(): void {
   for (let i = 0; i < messages.length; i++) writev(fedFd, messages[i]!, 1);
+  for (let i = 0; i < backs.length; i++) writev(fedFd, backs[i]!, 1);
   while (one.loop.turn(0));
   while (two.loop.turn(0));
   while (readv(sunkFd, sink.address, 1) > 0);
+  while (readv(fedFd, sink.address, 1) > 0);
 }
 
 function carryDatagrams(count: number): void {

@@ -3,7 +3,14 @@
  * it but the checksum's definition. The family follows from the addresses' text.
  */
 import { isIPv4 } from 'node:net';
-import { type IpAddress, ipv6Words, parseAddress } from '../../wire/address.ts';
+import {
+  type IpAddress,
+  formatAddress,
+  ipv6Words,
+  parseAddress,
+  toIpv4,
+  toIpv6,
+} from '../../wire/address.ts';
 import { checksumReference } from '../../wire/checksum/checksum.ts';
 import { ETHERNET_HEADER_BYTES } from '../../wire/ethernet.ts';
 import { parseMac } from '../../wire/mac.ts';
@@ -157,6 +164,14 @@ function withChecksum(packet: Buffer, field: ChecksumField = 'right'): Buffer {
   if (field === 'right') finishTransport(packet);
   else packet.writeUInt16BE(field === 'partial' ? pseudoSum(packet) : field, at);
   return packet;
+}
+
+/** The source address, as text. */
+export function sourceOf(packet: Buffer): string {
+  const address = is4(packet)
+    ? toIpv4(packet.readUInt32BE(12))
+    : toIpv6((packet.readBigUInt64BE(8) << 64n) | packet.readBigUInt64BE(16));
+  return formatAddress(address);
 }
 
 const is4 = (packet: Uint8Array): boolean => packet[0]! >> 4 === 4;

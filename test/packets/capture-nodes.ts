@@ -32,6 +32,9 @@ export function nodeOf(capture: Capture, node: 1 | 2, hop?: NextHop['address']):
     mac: parseMac(macs[node]),
     mtuBytes: capture.underlay === 4 ? 1450 : 1430,
     forwarding: true,
+    network4: parseCidr('10.244.0.0/16') as Cidr4,
+    network6: parseCidr('fd00:10:244::/56') as Cidr6,
+    pods: [parseAddress(`10.244.${node}.2`), parseAddress(`fd00:10:244:${node}::2`)],
     peers: [
       {
         name: `node ${peer}`,
@@ -39,6 +42,8 @@ export function nodeOf(capture: Capture, node: 1 | 2, hop?: NextHop['address']):
         subnet6: subnet6(peer),
         nextHop4: nextHop,
         nextHop6: nextHop,
+        direct4: false,
+        direct6: false,
         addresses: [parseAddress(capture.outer[peer])],
       },
     ],

@@ -7,35 +7,28 @@ import { type Family, parseAddress } from '../../wire/address.ts';
 import type { DropName } from '../../wire/drop-reason.ts';
 import { enableGro } from '../../linux/udp.ts';
 import * as build from './build.ts';
-import { MAC_A, MAC_B, US, type VnetHeader, Wire, dropsOf, unaccounted } from './wire-harness.ts';
+import {
+  MAC_A,
+  MAC_B,
+  US,
+  type VnetHeader,
+  Wire,
+  dropsOf,
+  error4,
+  error6,
+  large,
+  unaccounted,
+  unfinished,
+} from './wire-harness.ts';
 
 const to4 = { source: '10.244.1.5', destination: '10.244.2.7' } as const;
 const to6 = { source: 'fd00:1::5', destination: 'fd00:2::7' } as const;
 const { ACK, PSH, FIN, CWR } = build;
-const NEEDS_CSUM = 1;
 const GSO_ECN = 0x80;
 const MTU = 1450;
 
 const toA = (packet: Uint8Array): Buffer =>
   build.vxlan({ destinationMac: MAC_A, sourceMac: US.mac }, packet);
-
-/** The vnet header of a packet whose checksum is the device's to finish. */
-const unfinished = (packet: Buffer): Partial<VnetHeader> => ({
-  flags: NEEDS_CSUM,
-  csumStart: build.transportAt(packet),
-  csumOffset: build.protocolOf(packet) === build.TCP ? 16 : 6,
-});
-
-/** And of one that the device must cut. */
-function large(packet: Buffer, gsoSize: number): Partial<VnetHeader> {
-  const tcpType = packet[0]! >> 4 === 4 ? build.GSO_TCPV4 : build.GSO_TCPV6;
-  return {
-    ...unfinished(packet),
-    gsoType: build.protocolOf(packet) === build.TCP ? tcpType : build.GSO_UDP_L4,
-    headerBytes: build.payloadAt(packet),
-    gsoSize,
-  };
-}
 
 const hex = (packets: readonly Uint8Array[]): string[] =>
   packets.map((packet) => Buffer.from(packet).toString('hex'));
@@ -338,27 +331,6 @@ test('the fragments of a packet go by one port', (t) => {
 });
 
 // What is not sent.
-
-/** The ICMP error that a router at 10.244.1.0 returns: RFC 792, RFC 1191; TOS as RFC 1812 section 4.3.2.5. */
-function error4(packet: Buffer, code: number, mtu: number): Buffer {
-  const rest = Buffer.alloc(4);
-  rest.writeUInt32BE(mtu);
-  const fields = {
-    source: US.node4,
-    destination: packet.subarray(12, 16).join('.'),
-    tos: 0xc0,
-    id: 0,
-  };
-  return build.icmp(fields, 3, code, Buffer.concat([rest, packet.subarray(0, 576 - 28)]));
-}
-
-/** And at fd00:1::, RFC 4443. */
-function error6(packet: Buffer, type: number, code: number, mtu: number): Buffer {
-  const rest = Buffer.alloc(4);
-  rest.writeUInt32BE(mtu);
-  const fields = { source: US.node6, destination: to6.source, flowLabel: 0 };
-  return build.icmp(fields, type, code, Buffer.concat([rest, packet.subarray(0, 1280 - 48)]));
-}
 
 type Refused = readonly [
   name: string,

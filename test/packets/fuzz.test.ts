@@ -14,7 +14,7 @@ import { createArena } from '../../linux/arena.ts';
 import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
 import { createChecksum } from '../../wire/checksum/checksum.ts';
 import { Drop, dropNames } from '../../wire/drop-reason.ts';
-import { createCounters } from '../../overlay/counters.ts';
+import { Counter, createCounters } from '../../overlay/counters.ts';
 import { createEgress } from '../../overlay/egress.ts';
 import { createIcmpErrors } from '../../overlay/icmp-errors.ts';
 import { createPeers } from '../../overlay/peers.ts';
@@ -168,6 +168,7 @@ test(`ingress: a million broken datagrams (seed ${seed})`, (t) => {
     'ipChecksum',
     'innerSource',
     'innerDestination',
+    'noPod',
     'nested',
     'ecn',
     'ttl',
@@ -190,7 +191,10 @@ function mendIpv4(datagram: Uint8Array, length: number): void {
   datagram[ip + 11] = sum;
 }
 
-/** What no write to the TUN may be: of a length that is not its own, or not between A and us. */
+/**
+ * What no write to the TUN may be: of a length that is not its own, or not between A and us; and from us
+ * to A only an ICMP error that the node itself sends.
+ */
 function complaintOf(message: Uint8Array): string {
   const ip = VNET_HEADER_BYTES;
   const bytes = message.length - ip;
@@ -202,8 +206,34 @@ function complaintOf(message: Uint8Array): string {
   if (total !== bytes) return `a write of ${bytes} bytes that says ${total}`;
   const source = is4 ? message[ip + 14] : message[ip + 15];
   const destination = is4 ? message[ip + 18] : message[ip + 31];
+  if (source === 2 && destination === 1) {
+    const isError = is4
+      ? message[ip + 9] === build.ICMP && message[ip + 15] === 0 && message[ip + 20] === 3
+      : message[ip + 6] === build.ICMPV6 && message[ip + 23] === 0 && message[ip + 40] === 1;
+    return isError ? '' : 'a write from us that is no ICMP error';
+  }
   if (source !== 1 || destination !== 2) return `a write from ${source} to ${destination}`;
   return '';
+}
+
+/** What no packet that goes back may be: another than was read, or between ends that none may have. */
+function backComplaintOf(message: Buffer, read: Uint8Array): string {
+  if (!message.equals(read)) return 'a packet changed on its way back';
+  const ip = VNET_HEADER_BYTES;
+  const is4 = message[ip]! >> 4 === 4;
+  const ends = is4
+    ? [message.subarray(ip + 12, ip + 16), message.subarray(ip + 16, ip + 20)]
+    : [message.subarray(ip + 8, ip + 24), message.subarray(ip + 24, ip + 40)];
+  const isNowhere = (address: Buffer): boolean =>
+    is4
+      ? address[0] === 0 || address[0] === 127 || address[0]! >= 224
+      : address.readUInt32BE(0) === 0 || address[0] === 0xff || address.readUInt16BE(0) === 0xfe80;
+  if (ends.some((address) => isNowhere(address))) return `back: ${message.toString('hex', ip, 60)}`;
+  const ours = Buffer.from(is4 ? '0af401' : 'fd00001002440001', 'hex');
+  const isOurs = ends.map((address) => address.subarray(0, ours.length).equals(ours));
+  return isOurs.includes(true)
+    ? ''
+    : `back, from others to others: ${message.toString('hex', ip, 60)}`;
 }
 
 test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
@@ -247,7 +277,17 @@ test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
     },
   };
   const queues = { flows: [sender], fragmenting: sender };
-  const egress = createEgress(arena, checksum, peers, segmenter, icmp, queues, queues, null);
+  const egress = createEgress(
+    arena,
+    checksum,
+    peers,
+    segmenter,
+    icmp,
+    writer,
+    queues,
+    queues,
+    null,
+  );
 
   const packets = seeds.map((datagram) => datagram.subarray(22));
   const larges = [from4, from6].flatMap((ends) => [
@@ -255,9 +295,28 @@ test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
     build.udp({ ...ends, checksum: 'partial' }, build.payloadOf(2900)),
     build.udp(ends, build.payloadOf(2900)),
   ]);
-  const originals = [...packets, ...larges, ...larges, ...larges];
+  // What goes back: to a pod, to the node, out of the overlay; and from there to a pod.
+  const local = [
+    { source: from4.source, destination: '10.244.1.2' },
+    { source: from4.source, destination: '10.244.1.0' },
+    { source: from4.source, destination: '198.51.100.1' },
+    { source: '198.51.100.1', destination: from4.source },
+    { source: from6.source, destination: 'fd00:10:244:1::2' },
+    { source: from6.source, destination: 'fd00:10:244:1::' },
+    { source: from6.source, destination: '2001:db8::1' },
+    { source: '2001:db8::1', destination: from6.source },
+  ].flatMap((ends) => [
+    build.tcp({ ...ends, checksum: 'partial' }, build.payloadOf(2900)),
+    build.udp(ends, build.payloadOf(99)),
+  ]);
+  const originals = [...packets, ...larges, ...larges, ...larges, ...local, ...local, ...local];
   const room = new Uint8Array(3200);
   const reasons = new Set<number>();
+
+  const written = new Uint8Array(VNET_HEADER_BYTES + room.length);
+  let backs = 0;
+  const wentBack = (): number =>
+    counters[Counter.localDelivered]! + counters[Counter.hostDelivered]!;
 
   function carry(length: number, vnet: readonly number[], pattern: number, at: number): number {
     hash = 0x811c9dc5;
@@ -266,13 +325,20 @@ test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
     bytes.set(room.subarray(0, length), at + VNET_HEADER_BYTES);
     from = at + VNET_HEADER_BYTES;
     end = from + length;
+    const backBefore = wentBack();
+    written.set(bytes.subarray(at, end));
     const drop = egress(at, length);
     segmenter.reset();
     reasons.add(drop);
+    const isBack = wentBack() > backBefore;
     for (;;) {
       const message = tun.readMessage();
       if (message === null) break;
       hash = digest(hash, message, 0, message.length);
+      if (isBack) {
+        backs++;
+        complaint ||= backComplaintOf(message, written.subarray(0, end - at));
+      }
     }
     for (let p = end; p < end + GUARD_BYTES; p++) {
       if (bytes[p] !== pattern) complaint ||= `byte ${p - end} behind the packet was written`;
@@ -306,6 +372,8 @@ test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
   t.is(complaint, '', `packet ${carried}`);
   t.log(`${carried} packets, ${datagrams / 2} datagrams, seed ${seed}`);
   t.true(datagrams > PACKETS, 'enough of them get through');
+  t.true(backs > PACKETS / 10, 'and enough go back');
+  t.is(backs, wentBack());
   for (const name of [
     'truncated',
     'ipHeader',
@@ -313,6 +381,7 @@ test(`egress: broken packets and vnet headers (seed ${seed})`, (t) => {
     'noPeer',
     'noPod',
     'multicast',
+    'martian',
     'tooBig',
     'offloadHeader',
   ] as const) {

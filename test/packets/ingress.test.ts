@@ -14,6 +14,8 @@ import {
   UdpEnd,
   Wire,
   dropsOf,
+  error4,
+  error6,
   stateOf,
   unaccounted,
 } from './wire-harness.ts';
@@ -258,6 +260,84 @@ test('a UDP header cut off before its ports is not looked for behind the end', (
   const short = build.ip({ ...from4, destination: US.node4 }, build.UDP, build.payloadOf(2));
   t.is(path.take(build.vxlan(toUs, short), A4), 'none');
   t.is(path.tun.read()[0]!.packet.toString('hex'), short.toString('hex'));
+});
+
+// In our subnet, but nobody's: whoever sent it is told, as by a router.
+const toNobody = (fields: Partial<build.IpFields> = {}) => ({
+  ...from4,
+  destination: '10.244.1.77',
+  ...fields,
+});
+const toNobody6 = { ...from6, destination: 'fd00:1::77' };
+/** An IPv6 fragment header (RFC 8200 section 4.5) before these bytes; the offset in units of eight. */
+const fragment6 = (protocol: number, offset: number, bytes: readonly number[]): Buffer =>
+  build.ip(
+    toNobody6,
+    44,
+    Buffer.from([protocol, 0, offset >> 5, (offset << 3) | 1, 0, 0, 0, 9, ...bytes]),
+  );
+const absent: readonly [name: string, packet: Buffer, told: boolean][] = [
+  ['UDP', build.udp(toNobody(), PAYLOAD), true],
+  ['TCP of the largest segment', build.tcp(toNobody(), build.payloadOf(1400)), true],
+  ['UDP in IPv6', build.udp(toNobody6, PAYLOAD), true],
+  ['from the node itself', build.udp(toNobody({ source: '10.244.2.0' }), PAYLOAD), true],
+  ['the last address', build.udp(toNobody({ destination: '10.244.1.255' }), PAYLOAD), true],
+  ['an echo request', build.icmp(toNobody(), 8, 0, PAYLOAD), true],
+  ['an echo request in IPv6', build.icmp(toNobody6, 128, 0, PAYLOAD), true],
+  ['an error', build.icmp(toNobody(), 3, 1, PAYLOAD), false],
+  ['an error in IPv6', build.icmp(toNobody6, 1, 3, PAYLOAD), false],
+  ['ICMP without a type', build.ip(toNobody(), build.ICMP, new Uint8Array()), false],
+  ['ICMPv6 without a type', build.ip(toNobody6, build.ICMPV6, new Uint8Array()), false],
+  ['a first fragment', build.udp(toNobody({ moreFragments: true }), PAYLOAD), true],
+  ['a later fragment', build.udp(toNobody({ fragmentOffset: 9 }), PAYLOAD), false],
+  ['a first IPv6 fragment', fragment6(build.UDP, 0, [1, 2, 3, 4]), true],
+  ['a later IPv6 fragment', fragment6(build.UDP, 1, [1, 2, 3, 4]), false],
+  ['an error in an IPv6 fragment', fragment6(build.ICMPV6, 0, [3, 0, 0, 0]), false],
+  ['an echo request in an IPv6 fragment', fragment6(build.ICMPV6, 0, [128, 0, 0, 0]), true],
+  ['an IPv6 fragment cut off', build.ip(toNobody6, 44, Buffer.from([build.UDP])), false],
+  ['congestion marked outside', build.udp(toNobody({ tos: 2 }), PAYLOAD), true],
+  [
+    'what would be a tunnel to the node',
+    build.udp({ ...toNobody(), destinationPort: 8472 }, good4),
+    true,
+  ],
+];
+
+for (const [name, packet, told] of absent) {
+  test(`no such pod: ${name}: ${told ? 'the sender is told' : 'silence'}`, (t) => {
+    using path = new IngressPath(state4);
+    t.is(path.take(build.vxlan(toUs, packet), A4, packet[1] === 2 ? 3 : 0), 'noPod');
+    const error = packet[0]! >> 4 === 4 ? error4(packet, 1, 0) : error6(packet, 1, 3, 0);
+    t.deepEqual(
+      path.tun.read().map((written) => written.packet.toString('hex')),
+      told ? [error.toString('hex')] : [],
+    );
+    t.is(path.counters['icmpErrors'], told ? 1 : 0);
+    t.is(unaccounted(path.counters), 0);
+  });
+}
+
+test('no such pod: a TTL of 0 is that first, and a forged source is not answered', (t) => {
+  using path = new IngressPath(state4);
+  t.is(path.take(build.vxlan(toUs, build.udp(toNobody({ ttl: 0 }), PAYLOAD)), A4), 'ttl');
+  t.is(path.take(build.vxlan(toUs, build.udp(toNobody(), PAYLOAD)), B4), 'innerSource');
+  t.deepEqual(path.tun.read(), []);
+});
+
+test('a pod that is gone is not there from the next state on', (t) => {
+  using wire = new Wire();
+  wire.fromPeer(wire.a, good4);
+  wire.settleDatagrams(1, 0);
+  wire.publish({ pods: wire.state.pods.filter((pod) => typeof pod === 'bigint') });
+  wire.fromPeer(wire.a, good4);
+  wire.fromPeer(wire.a, good6);
+  wire.settleDatagrams(2, 1);
+  t.deepEqual(dropsOf(wire.counters), { noPod: 1 });
+  t.deepEqual(
+    wire.tun.read().map(({ packet }) => packet.toString('hex')),
+    [udp4, error4(udp4, 1, 0), udp6].map((packet) => packet.toString('hex')),
+  );
+  t.is(unaccounted(wire.counters), 0);
 });
 
 test('lease lost: nothing is delivered', (t) => {

@@ -6,7 +6,7 @@
  * A datagram pair keeps message boundaries as a TUN queue does: one read, one packet with its vnet
  * header. The nodes of every test:
  *
- *     us  10.244.1.0/24 fd00:1::/64 02:00:00:00:00:01    127.x.y.1, or ::1
+ *     us  10.244.1.0/24 fd00:1::/64 02:00:00:00:00:01    127.x.y.1, or ::1    pods 5 and 6
  *     A   10.244.2.0/24 fd00:2::/64 02:00:00:00:00:0a    127.x.y.2, or ::1
  *     B   10.244.3.0/24 fd00:3::/64 02:00:00:00:00:0b    127.x.y.3, or ::1
  *
@@ -15,7 +15,7 @@
 import koffi from 'koffi';
 import { addressOf, close, errno, eventfd, poll, setsockopt } from '../../linux/libc.ts';
 import { EAGAIN, SystemCallError } from '../../linux/errno.ts';
-import { VNET_HEADER_BYTES, writeVnetHeader } from '../../linux/tun.ts';
+import { VNET_HEADER_BYTES, VNET_NEEDS_CSUM, writeVnetHeader } from '../../linux/tun.ts';
 import {
   type BoundSocket,
   SOCKADDR_BYTES,
@@ -36,11 +36,23 @@ import { Drop, dropNames } from '../../wire/drop-reason.ts';
 import { createArena } from '../../linux/arena.ts';
 import { type Coalescer, createCoalescer } from '../../overlay/coalesce.ts';
 import { Counter, createCounters, sumCounters } from '../../overlay/counters.ts';
+import { createIcmpErrors } from '../../overlay/icmp-errors.ts';
 import { type Ingress, createIngress } from '../../overlay/ingress.ts';
 import { createPeers } from '../../overlay/peers.ts';
 import type { TunnelOptions } from '../../overlay/tunnel-gso.ts';
 import { createTunWriter } from '../../overlay/tun-writer.ts';
-import { addressBytes } from './build.ts';
+import {
+  GSO_TCPV4,
+  GSO_TCPV6,
+  GSO_UDP_L4,
+  TCP,
+  addressBytes,
+  icmp,
+  payloadAt,
+  protocolOf,
+  sourceOf,
+  transportAt,
+} from './build.ts';
 import {
   CONTROL_GENERATION,
   CONTROL_NO_TUNNEL,
@@ -303,6 +315,8 @@ export function peerOf(name: string, subnet: number, mac: string, address: IpAdd
     subnet6: parseCidr(`fd00:${subnet}::/64`) as Cidr6,
     nextHop4: hop,
     nextHop6: hop,
+    direct4: false,
+    direct6: false,
     addresses: [address],
   };
 }
@@ -316,6 +330,9 @@ export function stateOf(a: IpAddress, b: IpAddress): OverlayState {
     mac: parseMac(US.mac),
     mtuBytes: 1450,
     forwarding: true,
+    network4: parseCidr('10.244.0.0/16') as Cidr4,
+    network6: parseCidr('fd00::/16') as Cidr6,
+    pods: ['10.244.1.5', '10.244.1.6', 'fd00:1::5', 'fd00:1::6'].map((it) => parseAddress(it)),
     peers: [peerOf('A', 2, MAC_A, a), peerOf('B', 3, MAC_B, b)],
   };
 }
@@ -391,10 +408,20 @@ export class IngressPath implements Disposable {
       writer,
       offloads,
     );
+    let nowMs = 0;
     this.#ingress = createIngress(
       this.arena,
       this.#peers,
       this.#coalescer,
+      // A millisecond between any two errors: as many as there are occasions, every time alike.
+      createIcmpErrors(
+        this.arena,
+        this.#counters,
+        checksum,
+        this.#peers,
+        writer,
+        () => (nowMs += 1),
+      ),
       options.underlay ?? 4,
       VXLAN_DEFAULT_PORT,
     );
@@ -476,6 +503,40 @@ const tunnelOf = (tap: TunTwin, source: IpAddress): TunnelOptions => ({
   macLow: 0x00007701,
   source: Number(source),
 });
+
+/** The ICMP error that a router at 10.244.1.0 returns: RFC 792, RFC 1191; TOS as RFC 1812 section 4.3.2.5. */
+export function error4(packet: Buffer, code: number, mtu: number): Buffer {
+  const rest = Buffer.alloc(4);
+  rest.writeUInt32BE(mtu);
+  const fields = { source: US.node4, destination: sourceOf(packet), tos: 0xc0, id: 0 };
+  return icmp(fields, 3, code, Buffer.concat([rest, packet.subarray(0, 576 - 28)]));
+}
+
+/** And at fd00:1::, RFC 4443. */
+export function error6(packet: Buffer, type: number, code: number, mtu: number): Buffer {
+  const rest = Buffer.alloc(4);
+  rest.writeUInt32BE(mtu);
+  const fields = { source: US.node6, destination: sourceOf(packet), flowLabel: 0 };
+  return icmp(fields, type, code, Buffer.concat([rest, packet.subarray(0, 1280 - 48)]));
+}
+
+/** The vnet header of a packet whose checksum is the device's to finish. */
+export const unfinished = (packet: Buffer): Partial<VnetHeader> => ({
+  flags: VNET_NEEDS_CSUM,
+  csumStart: transportAt(packet),
+  csumOffset: protocolOf(packet) === TCP ? 16 : 6,
+});
+
+/** And of one that the device must cut. */
+export function large(packet: Buffer, gsoSize: number): Partial<VnetHeader> {
+  const tcpType = packet[0]! >> 4 === 4 ? GSO_TCPV4 : GSO_TCPV6;
+  return {
+    ...unfinished(packet),
+    gsoType: protocolOf(packet) === TCP ? tcpType : GSO_UDP_L4,
+    headerBytes: payloadAt(packet),
+    gsoSize,
+  };
+}
 
 /** The whole loop, stepped by the test. */
 export class Wire implements Disposable {
