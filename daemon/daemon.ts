@@ -422,7 +422,7 @@ class NodeDaemon {
         lease,
         held,
         peers,
-        pods: [],
+        pods,
         underlay: this.#underlay,
         directRouting: this.#config.directRouting ?? fixed.network.directRouting,
         reach: {
