@@ -3,9 +3,11 @@
  * asked, one line on stderr says why, and nothing on the host was touched.
  */
 import { createReadStream } from 'node:fs';
+import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import pico from 'picocolors';
 import yargs, { type Argv } from 'yargs';
+import { CNI_VERSIONS, NETWORK_NAME } from '../wire/cni.ts';
 import {
   type Option,
   type OptionName,
@@ -150,6 +152,53 @@ async function releaseLease(flags: Flags): Promise<void> {
   if (kind !== 'released') process.exitCode = 1;
 }
 
+const directories = (flags: Flags) => ({
+  binDir: resolve(String(flags['bin-dir'])),
+  confDir: resolve(String(flags['conf-dir'])),
+});
+
+async function installPlugin(flags: Flags): Promise<void> {
+  const cniVersion = CNI_VERSIONS.find((it) => it === flags['cni-version']);
+  if (cniVersion === undefined) {
+    throw new UsageError(`--cni-version is not one of ${CNI_VERSIONS.join(', ')}`);
+  }
+  const networkName = String(flags['network-name']);
+  if (!NETWORK_NAME.test(networkName)) {
+    throw new UsageError(`--network-name: "${networkName}" is not the name of a network`);
+  }
+  const wait = String(flags['wait']);
+  if (!/^[0-9]{1,5}$/.test(wait)) throw new UsageError(`--wait: "${wait}" is no number of seconds`);
+  const { stateDir } = configOf(flags).config;
+  const waitMs = Number(wait) * 1000;
+  const { installCni } = await import('./cni-install.ts');
+  const stop = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
+  const options = { ...directories(flags), stateDir, cniVersion, networkName, waitMs };
+  for (const line of await installCni(options, stop.signal)) print(line);
+}
+
+async function uninstallPlugin(flags: Flags): Promise<void> {
+  const { uninstallCni } = await import('./cni-install.ts');
+  const removed = await uninstallCni(directories(flags));
+  for (const it of removed) print(`removed ${it}`);
+  if (removed.length === 0) print('nothing to remove');
+}
+
+const withDirectories = (command: Argv): Argv =>
+  command
+    .option('bin-dir', {
+      type: 'string',
+      requiresArg: true,
+      default: '/opt/cni/bin',
+      describe: "the container runtime's directory of plugins",
+    })
+    .option('conf-dir', {
+      type: 'string',
+      requiresArg: true,
+      default: '/etc/cni/net.d',
+      describe: "the container runtime's directory of network configurations",
+    });
+
 async function logs(flags: Flags): Promise<void> {
   const { formatLine } = await import('./log.ts');
   const path = flags['file'] as string | undefined;
@@ -167,7 +216,7 @@ async function logs(flags: Flags): Promise<void> {
 }
 
 const JSON_OPTION = { type: 'boolean', describe: 'print the answer as JSON' } as const;
-const COMMANDS = ['daemon', 'cleanup', 'lease', 'logs', 'status'];
+const COMMANDS = ['daemon', 'cleanup', 'cni', 'lease', 'logs', 'status'];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
 function explain(message: string, args: readonly string[], flags: readonly string[]): string {
@@ -231,6 +280,47 @@ async function main(args: readonly string[]): Promise<void> {
               'puts kernel settings\nback to what they were. Doing it twice is fine.',
           ),
       cleanup,
+    )
+    .command('cni', 'Give pods to Weft: the plugin that container runtimes run', (it) =>
+      it
+        .command(
+          'install',
+          'Install the plugin and its network configuration, once the daemon is ready',
+          (one) =>
+            withDirectories(withOptions(one, ['stateDir']))
+              .option('cni-version', {
+                type: 'string',
+                requiresArg: true,
+                default: '1.0.0',
+                describe: `version of the network configuration: ${CNI_VERSIONS.join(', ')}`,
+              })
+              .option('network-name', {
+                type: 'string',
+                requiresArg: true,
+                default: 'weft',
+                describe: "the network's name in the configuration",
+              })
+              .option('wait', {
+                type: 'string',
+                requiresArg: true,
+                default: '0',
+                describe: 'seconds to wait for the daemon to become ready',
+              })
+              .epilogue(
+                'For example: weft cni install --wait 60\n\nWrites BIN-DIR/weft-cni, then ' +
+                  'CONF-DIR/10-weft.conflist, with portmap and bandwidth in it if they are ' +
+                  'in\nBIN-DIR. Doing it again replaces both.',
+              ),
+          installPlugin,
+        )
+        .command(
+          'uninstall',
+          'Remove the network configuration and the plugin; pods that run keep their network',
+          withDirectories,
+          uninstallPlugin,
+        )
+        .demandCommand(1, 'say what to do with the plugin: install or uninstall')
+        .epilogue('For example: weft cni install --wait 60'),
     )
     .command('lease', 'Look at the subnets that nodes hold, and take them back', (it) =>
       it
@@ -304,7 +394,18 @@ async function main(args: readonly string[]): Promise<void> {
       // Yargs's own are complaints too; a command's are what they are.
       if (error !== undefined && error.name !== 'YError') throw error;
       const message = complaint ?? error?.message ?? 'the command line cannot be understood';
-      const known = [...optionNames.map(flagOf), 'config', 'print-config', 'release-lease', 'json'];
+      const known = [
+        ...optionNames.map(flagOf),
+        'config',
+        'print-config',
+        'release-lease',
+        'json',
+        'bin-dir',
+        'conf-dir',
+        'cni-version',
+        'network-name',
+        'wait',
+      ];
       throw new UsageError(explain(message, args, known));
     });
   await cli.parseAsync();
