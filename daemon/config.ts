@@ -75,19 +75,18 @@ const parseList = (text: string): readonly string[] =>
     .filter((it) => it !== '');
 
 function parseEndpoints(text: string): readonly string[] {
-  return parseList(text)
-    .map((endpoint) => {
-      const url = URL.canParse(endpoint) ? new URL(endpoint) : undefined;
-      if (url === undefined || !['http:', 'https:'].includes(url.protocol) || url.host === '') {
-        throw new ConfigError(`"${endpoint}" is not an http:// or https:// URL`);
-      }
-      if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') {
-        // Not repeated: it may hold a password.
-        throw new ConfigError('an endpoint is scheme, host and port only');
-      }
-      if (url.pathname !== '/') throw new ConfigError(`"${endpoint}" has a path; none is used`);
-      return url.origin;
-    });
+  return parseList(text).map((endpoint) => {
+    const url = URL.canParse(endpoint) ? new URL(endpoint) : undefined;
+    if (url === undefined || !['http:', 'https:'].includes(url.protocol) || url.host === '') {
+      throw new ConfigError(`"${endpoint}" is not an http:// or https:// URL`);
+    }
+    if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') {
+      // Not repeated: it may hold a password.
+      throw new ConfigError('an endpoint is scheme, host and port only');
+    }
+    if (url.pathname !== '/') throw new ConfigError(`"${endpoint}" has a path; none is used`);
+    return url.origin;
+  });
 }
 
 /** The kernel's rules for interface names (dev_valid_name), and none that reads as a flag. */

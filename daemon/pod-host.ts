@@ -119,7 +119,8 @@ export interface PodInterface {
   readonly attachment: ReturnType<typeof parseAlias> & object;
 }
 
-const setting = (path: string, value: string): void => writeFileSync(`/proc/sys/net/${path}`, value);
+const setting = (path: string, value: string): void =>
+  writeFileSync(`/proc/sys/net/${path}`, value);
 
 /** A kernel without IPv6 has no such settings, and needs none. */
 function setting6(path: string, value: string): void {

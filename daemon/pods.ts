@@ -6,20 +6,13 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, rm } from 'node:fs/promises';
 import { z } from 'zod';
-import type { PodFile } from '../ipam/pod-file.ts';
+import type { OpenedPodFile } from '../ipam/pod-file.ts';
 import { type AttachmentKey, PodPool } from '../ipam/pod-pool.ts';
-import { planStart } from '../ipam/pod-start.ts';
 import type { AddressRange } from '../ipam/address-range.ts';
 import type { Attachment, NodeLease } from '../ipam/types.ts';
-import { namespaceIdAt, openNamespace, ownNamespaceId } from '../linux/netns.ts';
+import { NamespaceError, openNamespace, ownNamespaceId } from '../linux/netns.ts';
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
-import {
-  CONTAINER_ID,
-  CniCode,
-  INTERFACE_NAME,
-  NETNS_PATH,
-  NETWORK_NAME,
-} from '../wire/cni.ts';
+import { CONTAINER_ID, CniCode, INTERFACE_NAME, NETNS_PATH, NETWORK_NAME } from '../wire/cni.ts';
 import { type Mac, formatMac, isUnicastMac, localMac, parseMac } from '../wire/mac.ts';
 import type { Log } from './log.ts';
 import type {
@@ -126,7 +119,7 @@ const requestSchema = z.discriminatedUnion('command', [
 
 export class Pods {
   readonly #around: PodSurroundings;
-  readonly #file: PodFile;
+  readonly #opened: OpenedPodFile;
   readonly #deletedDir: string;
   #pool: PodPool;
   /** Wanted on the host: every attachment that is on disk and not on its way out. */
@@ -135,11 +128,16 @@ export class Pods {
   readonly #busy = new Map<string, Promise<unknown>>();
   #addresses: readonly IpAddress[] = [];
 
-  constructor(around: PodSurroundings, file: PodFile, deletedDir: string) {
+  constructor(around: PodSurroundings, opened: OpenedPodFile, deletedDir: string) {
     this.#around = around;
-    this.#file = file;
+    this.#opened = opened;
     this.#deletedDir = deletedDir;
-    this.#pool = new PodPool({ subnets: { subnet4: null, subnet6: null }, state: file.state });
+    const { state } = opened;
+    this.#pool = new PodPool({ subnets: { subnet4: null, subnet6: null }, state });
+  }
+
+  #save(): Promise<void> {
+    return this.#opened.file.save(this.#pool.state());
   }
 
   /** What should be on the host. */
@@ -158,8 +156,8 @@ export class Pods {
    */
   async start(): Promise<void> {
     const { log, host } = this.#around;
-    if (this.#file.corrupt !== null) {
-      const { keptAs, reason } = this.#file.corrupt;
+    if (this.#opened.corrupt !== null) {
+      const { keptAs, reason } = this.#opened.corrupt;
       log.error(
         { keptAs, reason },
         'the file of pods cannot be read; kept aside, and made anew from the interfaces on this host',
@@ -167,30 +165,15 @@ export class Pods {
     }
     const tombstones = await readTombstones(this.#deletedDir);
     const interfaces = host.interfaces();
-    const plan = planStart({
-      attachments: [...this.#pool.attachments()],
-      tombstones,
-      interfaces: interfaces.map(({ link, attachment }) => ({
-        name: link.name,
-        attachment,
-        ...host.namespaceOf(link),
-      })),
-      hostInterfaceOf,
-      isNamespaceThere: (it) => namespaceIdAt(it.netns) === it.netnsId,
-    });
-    for (const { attachment, reason } of plan.free) {
-      this.#pool.release(attachment);
-      log.warn({ ...describe(attachment), reason }, 'freed what was left of a pod');
+    const names = new Set(interfaces.map(({ link }) => link.name));
+    for (const it of [...this.#pool.attachments()]) {
+      const dead = tombstones.some((one) => keyOf(one) === keyOf(it));
+      if (dead || (!names.has(hostInterfaceOf(it)) && !isThere(it))) this.#pool.release(it);
     }
-    for (const attachment of plan.adopt) {
-      this.#pool.adopt(attachment);
-      log.warn(describe(attachment), 'took up a pod that only the host knew of');
-    }
-    for (const it of plan.refused) log.error(it, 'an interface on this host is given up');
     for (const attachment of this.#pool.attachments()) {
       this.#wanted.set(keyOf(attachment), attachment);
     }
-    await this.#file.save(this.#pool.state());
+    await this.#save();
     for (const it of tombstones) {
       await rm(`${this.#deletedDir}/${it.containerId}@${it.ifname}`, { force: true });
     }
@@ -198,12 +181,15 @@ export class Pods {
   }
 
   /** The node's subnets are these from now on. */
-  useSubnets(lease: Pick<NodeLease, 'subnet4' | 'subnet6'>, reserved: readonly AddressRange[]): void {
+  useSubnets(
+    lease: Pick<NodeLease, 'subnet4' | 'subnet6'>,
+    reserved: readonly AddressRange[],
+  ): void {
     const { subnet4, subnet6 } = lease;
     const subnets = { subnet4, subnet6 };
     this.#pool = new PodPool({ subnets, reserved, state: this.#pool.state() });
     for (const it of this.#pool.strays()) {
-      this.#around.log.warn(describe(it), 'a pod has an address outside of this node\'s subnets');
+      this.#around.log.warn(describe(it), "a pod has an address outside of this node's subnets");
     }
   }
 
@@ -288,7 +274,7 @@ export class Pods {
       wanted,
     );
     try {
-      await this.#file.save(this.#pool.state());
+      await this.#save();
       this.#wanted.set(keyOf(attachment), attachment);
       this.#changed();
       const { failures } = await this.#around.reconcile();
@@ -309,12 +295,15 @@ export class Pods {
       await this.#around.reconcile();
     } catch (err) {
       // The next pass tries again; the address may go to another pod only after that, as it is last in line.
-      this.#around.log.error({ err: err as Error }, 'an interface of a pod that was not added stays');
+      this.#around.log.error(
+        { err: err as Error },
+        'an interface of a pod that was not added stays',
+      );
     }
     this.#pool.release(attachment);
     this.#changed();
     try {
-      await this.#file.save(this.#pool.state());
+      await this.#save();
     } catch (err) {
       this.#around.log.error({ err: err as Error }, 'the file of pods is not up to date');
     }
@@ -328,7 +317,7 @@ export class Pods {
     await this.#around.reconcile();
     this.#pool.release(key);
     this.#changed();
-    await this.#file.save(this.#pool.state());
+    await this.#save();
     this.#around.log.info(describe(attachment), 'pod deleted');
   }
 
@@ -488,6 +477,17 @@ function macOf(text: string | null): Mac {
   }
   if (isUnicastMac(mac)) return mac;
   throw new CniFailure(CniCode.invalidConfig, `"${text}" is a group's Ethernet address`);
+}
+
+/** The namespace that was attached is where it was. */
+function isThere({ netns, netnsId }: Attachment): boolean {
+  try {
+    using namespace = openNamespace(netns);
+    return namespace.id === netnsId;
+  } catch (error) {
+    if (error instanceof NamespaceError) return false;
+    throw error;
+  }
 }
 
 /** DELs that the plugin carried out while no daemon ran: `<containerId>@<ifname>`. */

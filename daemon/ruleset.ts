@@ -74,10 +74,7 @@ export const pinElement = ({ iface, mac, address }: Omit<Pin, 'family'>): string
 
 /** Changes of the sets' elements, as one transaction. */
 export const pinChanges = (add: readonly Pin[], remove: readonly Pin[]): string =>
-  [
-    ...remove.map((it) => ['delete', it] as const),
-    ...add.map((it) => ['add', it] as const),
-  ]
+  [...remove.map((it) => ['delete', it] as const), ...add.map((it) => ['add', it] as const)]
     .map(
       ([verb, pin]) =>
         `${verb} element ${NFT_FAMILY} ${NFT_TABLE} ${pinSet(pin)} { ${pinElement(pin)} }\n`,
@@ -99,7 +96,13 @@ function blocksOf(inputs: RulesetInputs): readonly Block[] {
   if (network4 !== null) {
     const subnet = subnet4 && formatCidr(subnet4);
     const node = subnet4 && formatAddress(subnet4.base);
-    blocks.push({ ip: 'ip', network: formatCidr(network4), subnet, node, multicast: '224.0.0.0/4' });
+    blocks.push({
+      ip: 'ip',
+      network: formatCidr(network4),
+      subnet,
+      node,
+      multicast: '224.0.0.0/4',
+    });
   }
   if (network6 !== null) {
     const subnet = subnet6 && formatCidr(subnet6);

@@ -100,17 +100,9 @@ for (const [title, actual, expected] of [
   [
     'the local rule is back in front before ours goes',
     steered,
-    [
-      'rule add pref 0 lookup local protocol kernel',
-      ...OURS_GO,
-      'rule del pref 96 lookup local',
-    ],
+    ['rule add pref 0 lookup local protocol kernel', ...OURS_GO, 'rule del pref 96 lookup local'],
   ],
-  [
-    'it is back already',
-    [local, ...steered],
-    [...OURS_GO, 'rule del pref 96 lookup local'],
-  ],
+  ['it is back already', [local, ...steered], [...OURS_GO, 'rule del pref 96 lookup local']],
   [
     'somebody else moved it too',
     [...steered, elsewhere],

@@ -186,4 +186,5 @@ export class CniRuntime {
   }
 }
 
-const keyOf = ({ containerId, ifname = 'eth0' }: CniContainer): string => `${containerId}/${ifname}`;
+const keyOf = ({ containerId, ifname = 'eth0' }: CniContainer): string =>
+  `${containerId}/${ifname}`;
