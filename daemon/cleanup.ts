@@ -11,6 +11,7 @@ import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { removeHost } from './host-state.ts';
 import type { Log } from './log.ts';
 import { openStore } from './network.ts';
+import { PodHost } from './pod-host.ts';
 import { requireProgram } from './programs.ts';
 import { type NodeRecord, lockStateDir, readNode, stateFiles } from './state-dir.ts';
 
@@ -82,12 +83,17 @@ export async function cleanUp(
     const key = await releaseOwn(config, log, signal);
     if (key !== null) removed.push(`lease ${key}`);
   }
+  {
+    // Pods lose their network, as they would have no way out of it any more.
+    using pods = new PodHost();
+    removed.push(...pods.removeAll());
+  }
   removed.push(...(await removeHost(tunName, stateDir)));
-  const paths = [subnetFile, files.socket, files.node, files.sysctls];
+  const paths = [subnetFile, files.socket, files.node, files.sysctls, files.pods, files.deleted];
   if (options.purge) paths.push(files.etcd);
   for (const path of paths) {
     if (!existsSync(path)) continue;
-    await rm(path, { recursive: path === files.etcd });
+    await rm(path, { recursive: path === files.etcd || path === files.deleted });
     removed.push(path);
   }
   await rm(files.lock, { force: true });

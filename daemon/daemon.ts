@@ -14,7 +14,7 @@ import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { readTable } from '../linux/nft.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
-import { formatAddress, parseAddress } from '../wire/address.ts';
+import { AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
@@ -36,7 +36,7 @@ import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './over
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
-import { NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
+import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
@@ -596,11 +596,15 @@ class NodeDaemon {
     );
   }
 
-  #status(): StatusMessage {
+  async #status(): Promise<StatusMessage> {
     const { nodeName: node, etcdEndpoints, tunName, directRouting } = this.#config;
     const fixed = this.#fixed;
     const state = this.#keeper?.state;
     const reasons = this.#reasons();
+    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
+    const refused = Object.fromEntries(
+      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
+    );
     const endsInS =
       state?.kind === 'held' && Number.isFinite(state.deadlineMs)
         ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
@@ -634,8 +638,9 @@ class NodeDaemon {
       },
       lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
+      pods: this.#pods?.attachments.length ?? 0,
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
-      counters: this.#dataplane?.counters() ?? {},
+      counters: { ...this.#dataplane?.counters(), ...refused },
     };
   }
 
@@ -647,7 +652,11 @@ class NodeDaemon {
         path: '/v1/cni',
         answer: ({ body }) => this.#podsOrNot().answer(body),
       },
-      { method: 'GET', path: '/v1/ipam', answer: () => this.#podsOrNot().show() },
+      {
+        method: 'GET',
+        path: '/v1/ipam',
+        answer: ({ query }) => this.#podsOrNot().show(canonical(query.get('ip'))),
+      },
       { method: 'GET', path: '/v1/ipam/check', answer: () => this.#podsOrNot().checkAll() },
       { method: 'GET', path: '/v1/leases', answer: () => this.#listLeases() },
       {
@@ -733,6 +742,17 @@ class PodFailures {
       }
     }
     this.#told = now;
+  }
+}
+
+/** An address in the form in which it is stored; what is none stays as it is, and is nobody's. */
+function canonical(address: string | null): string | null {
+  if (address === null) return null;
+  try {
+    return formatAddress(parseAddress(address));
+  } catch (error) {
+    if (error instanceof AddressError) return address;
+    throw error;
   }
 }
 

@@ -20,7 +20,13 @@ import {
   resolveConfig,
   variableOf,
 } from './config.ts';
-import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+import type {
+  IpamCheckMessage,
+  IpamMessage,
+  LeaseMessage,
+  LeasesMessage,
+  StatusMessage,
+} from './messages.ts';
 import { didYouMean } from './nearest.ts';
 import { VERSION } from './version.ts';
 
@@ -152,6 +158,23 @@ async function releaseLease(flags: Flags): Promise<void> {
   if (kind !== 'released') process.exitCode = 1;
 }
 
+/** All pods, or the one that has the address. */
+async function showIpam(flags: Flags): Promise<void> {
+  const ip = flags['ip'] as string | undefined;
+  const path = ip === undefined ? '/v1/ipam' : `/v1/ipam?ip=${encodeURIComponent(ip)}`;
+  await show<IpamMessage>(flags, path, (tables, ipam) => tables.ipamTable(ipam));
+}
+
+async function checkIpam(flags: Flags): Promise<void> {
+  const { attachments, problems } = await ask<IpamCheckMessage>(flags, 'GET', '/v1/ipam/check');
+  if (flags['json'] === true) print(JSON.stringify({ attachments, problems }, null, 2));
+  else {
+    for (const it of problems) print(it);
+    if (problems.length === 0) print(`${attachments} pods, all as they should be`);
+  }
+  if (problems.length > 0) process.exitCode = 1;
+}
+
 const directories = (flags: Flags) => ({
   binDir: resolve(String(flags['bin-dir'])),
   confDir: resolve(String(flags['conf-dir'])),
@@ -216,7 +239,7 @@ async function logs(flags: Flags): Promise<void> {
 }
 
 const JSON_OPTION = { type: 'boolean', describe: 'print the answer as JSON' } as const;
-const COMMANDS = ['daemon', 'cleanup', 'cni', 'lease', 'logs', 'status'];
+const COMMANDS = ['daemon', 'cleanup', 'cni', 'ipam', 'lease', 'logs', 'status'];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
 function explain(message: string, args: readonly string[], flags: readonly string[]): string {
@@ -322,6 +345,36 @@ async function main(args: readonly string[]): Promise<void> {
         .demandCommand(1, 'say what to do with the plugin: install or uninstall')
         .epilogue('For example: weft cni install --wait 60'),
     )
+    .command('ipam', 'Look at the pods of this node and the addresses they have', (it) =>
+      it
+        .command(
+          'show',
+          'Addresses in use, and what is left',
+          (list) =>
+            withOptions(list, ['stateDir'])
+              .option('ip', {
+                type: 'string',
+                requiresArg: true,
+                describe: 'only the pod that has this address',
+              })
+              .option('json', JSON_OPTION)
+              .epilogue('For example: weft ipam show --ip 10.244.1.7'),
+          showIpam,
+        )
+        .command(
+          'check',
+          'Compare what is recorded with what is on the host; exit code 1 if they differ',
+          (check) =>
+            withOptions(check, ['stateDir'])
+              .option('json', JSON_OPTION)
+              .epilogue(
+                'A pod whose namespace is gone without a DEL shows as leaked: the next start of the ' +
+                  "daemon, or the\nruntime's GC, frees its address.",
+              ),
+          checkIpam,
+        )
+        .demandCommand(1, 'say what to do with addresses: show or check'),
+    )
     .command('lease', 'Look at the subnets that nodes hold, and take them back', (it) =>
       it
         .command(
@@ -405,6 +458,7 @@ async function main(args: readonly string[]): Promise<void> {
         'cni-version',
         'network-name',
         'wait',
+        'ip',
       ];
       throw new UsageError(explain(message, args, known));
     });

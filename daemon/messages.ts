@@ -55,8 +55,11 @@ export interface StatusMessage {
   } | null;
   readonly lease: (LeaseMessage & { readonly endsInS: number | null }) | null;
   readonly peers: readonly LeaseMessage[];
+  /** Interfaces that pods have on this node. */
+  readonly pods: number;
   /** Rungs in use, by name; null before the packet path runs. */
   readonly offloads: Readonly<Record<string, boolean>> | null;
+  /** Of the packet path; and `host.…`, packets that the nft table refused, since it was made. */
   readonly counters: Readonly<Record<string, number>>;
 }
 

@@ -40,7 +40,7 @@ import {
   setLink,
 } from '../linux/rtnetlink.ts';
 import { type IpAddress, formatAddress, parseIpv4, parseIpv6 } from '../wire/address.ts';
-import { type Cidr, type Cidr4, type Cidr6, cidrOf, cidrsEqual } from '../wire/cidr.ts';
+import { type Cidr, type Cidr4, type Cidr6, cidrOf, cidrsEqual, formatCidr } from '../wire/cidr.ts';
 import { type Mac, formatMac, parseMac } from '../wire/mac.ts';
 import { type Pin, POD_INTERFACE_PREFIX, pinChanges, pinElement } from './ruleset.ts';
 import { OUR_PROTOCOL, POD_TABLE } from './steering.ts';
@@ -303,9 +303,7 @@ export class PodHost implements Disposable {
         const scope = family === 4 ? { scope: 'link' as const } : {};
         wanted.push({ ...common, to: hostBlock(address), index, src: subnet.base, ...scope });
       }
-      const present = listRoutes(this.#netlink, { family, table: POD_TABLE }).filter(
-        (it) => it.protocol === OUR_PROTOCOL,
-      );
+      const present = this.#routes(family);
       const keys = new Set(wanted.map(routeKey));
       const found = new Set(present.map(routeKey));
       for (const route of present) {
@@ -345,6 +343,27 @@ export class PodHost implements Disposable {
     }
   }
 
+  /** Takes everything away that any daemon ever made for pods; gives what was there. */
+  removeAll(): readonly string[] {
+    const changes: string[] = [];
+    this.#removeOthers([], changes);
+    const removed = changes.map((it) => `interface ${it.slice(1)}`);
+    for (const family of [4, 6] as const) {
+      for (const route of this.#routes(family)) {
+        if (deleteRoute(this.#netlink, specOf(route))) {
+          removed.push(`route ${formatCidr(route.to)} table ${POD_TABLE}`);
+        }
+      }
+    }
+    return removed;
+  }
+
+  #routes(family: 4 | 6): RouteState[] {
+    return listRoutes(this.#netlink, { family, table: POD_TABLE }).filter(
+      (it) => it.protocol === OUR_PROTOCOL,
+    );
+  }
+
   /**
    * What is not as ADD made it, one line each; empty when all is well.
    * @throws NamespaceError when the namespace cannot be opened
@@ -373,8 +392,7 @@ export class PodHost implements Disposable {
         problems.push(`interface ${ifname} has not the address ${text}`);
       }
       const family = typeof address === 'number' ? 4 : 6;
-      const routes = listRoutes(this.#netlink, { family, table: POD_TABLE });
-      const isRouted = routes.some(
+      const isRouted = this.#routes(family).some(
         (it) => it.index === link?.index && cidrsEqual(it.to, hostBlock(address)),
       );
       if (!isRouted) problems.push(`the host has no route to ${text}`);

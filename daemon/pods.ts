@@ -14,6 +14,7 @@ import { NamespaceError, openNamespace, ownNamespaceId } from '../linux/netns.ts
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
 import { CONTAINER_ID, CniCode, INTERFACE_NAME, NETNS_PATH, NETWORK_NAME } from '../wire/cni.ts';
 import { type Mac, formatMac, isUnicastMac, localMac, parseMac } from '../wire/mac.ts';
+import { ApiError } from './api.ts';
 import type { Log } from './log.ts';
 import type {
   AttachmentMessage,
@@ -398,7 +399,14 @@ export class Pods {
     };
   }
 
-  show(): IpamMessage {
+  /** @param ip only who has this address @throws ApiError when nobody has it */
+  show(ip: string | null): IpamMessage {
+    const shown = [...this.#pool.attachments()].map(messageOf);
+    const attachments =
+      ip === null ? shown : shown.filter((it) => it.address === ip || it.ipv6Address === ip);
+    if (ip !== null && attachments.length === 0) {
+      throw new ApiError(404, 'ERR_NO_POD', `no pod of this node has the address ${ip}`);
+    }
     const use = this.#pool.use();
     const [one] = use.toSorted((a, b) => Number(a.addresses - b.addresses));
     return {
@@ -410,7 +418,7 @@ export class Pods {
           : Number(one.addresses),
       used: this.#pool.size,
       reserved: this.#pool.reserved(),
-      attachments: [...this.#pool.attachments()].map(messageOf),
+      attachments,
     };
   }
 

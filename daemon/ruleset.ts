@@ -59,6 +59,13 @@ export const NFT_TABLE = 'weft';
 export const TUNNEL_COUNTER = 'tunnel_left';
 /** Packets from pods with another source than theirs, or with a pod's source from elsewhere. */
 export const SPOOFED_COUNTER = 'spoofed_source';
+/** VXLAN datagrams from pods to end points. */
+const VXLAN_COUNTER = 'vxlan_from_pod';
+/** Named in `weft status` as: */
+export const HOST_COUNTERS: Readonly<Record<string, string>> = {
+  'host.spoofedSource': SPOOFED_COUNTER,
+  'host.vxlanFromPod': VXLAN_COUNTER,
+};
 /** All pods' interfaces on the host, and no others, have names that begin so. */
 export const POD_INTERFACE_PREFIX = 'weftp';
 /** Gone, whether it was there or not. */
@@ -171,7 +178,7 @@ const chain = (name: string, hook: string, rules: readonly string[]): string =>
 export function rulesetOf(inputs: RulesetInputs): Ruleset {
   const { iface, port, tunName } = inputs;
   const blocks = blocksOf(inputs);
-  const refuse = 'counter name vxlan_from_pod drop';
+  const refuse = `counter name ${VXLAN_COUNTER} drop`;
   // The packet path's own device for whole tunnel packets sends from our address by design.
   const tap = tunnelTapName(tunName);
   const trusted = `{ "lo", "${iface}", "${tap}" }`;
@@ -233,7 +240,7 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
   chains[0]!.rules[0] += ` comment "${digest}"`;
   const text = [
     `${deleteTable}table ${NFT_FAMILY} ${NFT_TABLE} {`,
-    '  counter vxlan_from_pod { }',
+    `  counter ${VXLAN_COUNTER} { }`,
     `  counter ${TUNNEL_COUNTER} { }`,
     `  counter ${SPOOFED_COUNTER} { }`,
     set(4, inputs.pins),

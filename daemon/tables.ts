@@ -1,7 +1,7 @@
 /** What the operator's commands print. */
 import Table from 'cli-table3';
 import pico from 'picocolors';
-import type { LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+import type { IpamMessage, LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
 
 const PLAIN = {
   top: '',
@@ -67,6 +67,31 @@ export function leaseTable(lease: LeaseMessage): string {
   );
 }
 
+export function ipamTable(ipam: IpamMessage): string {
+  const { subnet, ipv6Subnet, capacity, used, reserved, attachments } = ipam;
+  const of = capacity === null ? '' : ` of ${capacity}`;
+  const lines = [
+    columns(
+      [],
+      [
+        ['subnet', orDash(subnet, ipv6Subnet)],
+        ['in use', `${used}${of}`],
+        ...(reserved.length === 0 ? [] : [['reserved', reserved.join(', ')]]),
+      ],
+    ),
+  ];
+  if (attachments.length > 0) {
+    const rows = attachments.map((it) => [
+      orDash(it.address, it.ipv6Address),
+      orDash(it.pod),
+      `${it.containerId}/${it.ifname}`,
+      it.hostInterface,
+    ]);
+    lines.push(columns(['ADDRESS', 'POD', 'CONTAINER', 'INTERFACE'], rows));
+  }
+  return lines.join('\n\n');
+}
+
 function leaseEnd(lease: NonNullable<StatusMessage['lease']>): string {
   if (lease.endsInS === null) return 'no end';
   const minutes = Math.floor(lease.endsInS / 60);
@@ -103,6 +128,7 @@ export function statusText(status: StatusMessage): string {
       'lease',
       lease === null ? '-' : `${orDash(lease.subnet, lease.ipv6Subnet)}, ${leaseEnd(lease)}`,
     ],
+    ['pods', String(status.pods)],
     ['offloads', offloads === null ? '-' : used.join(', ') || 'none'],
   ];
   const plain = rows.map((row) => row.map(String));
