@@ -3,6 +3,7 @@
  *
  *     exchange.ts serve                            both ports, both families; prints `ready`
  *     exchange.ts tcp ADDRESS BYTES [on-signal]    both ends send BYTES at once
+ *     exchange.ts udp ADDRESS BYTES COUNT SEGMENTS so many datagrams, so many in one send, come back in order
  *     exchange.ts all ADDRESS...                   20 MB each way, then datagrams that come back in order:
  *                                                  small and large, alone and many in one send
  *
@@ -176,6 +177,10 @@ if (mode === 'serve') {
   serve();
 } else if (mode === 'tcp') {
   print(await tcp(words[0]!, Number(words[1]), words[2] === 'on-signal'));
+  process.exit(0);
+} else if (mode === 'udp') {
+  const [bytes, count, segments] = words.slice(1).map(Number);
+  print(udp(words[0]!, bytes!, count!, segments!));
   process.exit(0);
 } else {
   for (const address of words) {

@@ -25,7 +25,7 @@ import {
 import { labPrefix } from '../lab/run.ts';
 
 export const WEFT = join(import.meta.dirname, '..', '..', 'bin', 'weft');
-const EXCHANGE = [process.execPath, join(import.meta.dirname, 'exchange.ts')];
+export const EXCHANGE = [process.execPath, join(import.meta.dirname, 'exchange.ts')];
 
 export const within = (ms: number): AbortSignal => AbortSignal.timeout(ms);
 export const stateDirOf = (node: LabNode): string => `--state-dir=${join(node.directory, 'state')}`;

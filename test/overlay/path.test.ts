@@ -52,6 +52,23 @@ test.serial('across a router everything goes by VXLAN, direct routing or not', a
   }
 });
 
+for (const [family, absent, words] of [
+  [4, (subnet: string) => subnet.replace(/0\/24$/, '250'), /Destination Host Unreachable/],
+  [6, (subnet: string) => subnet.replace(/\/64$/, 'fa'), /Destination unreachable: Address/],
+] as const) {
+  test.serial(`IPv${family}: of a pod that is not there, its own node tells`, async (t) => {
+    const [n1, n2] = pair.nodes;
+    const { lease } = await statusOf(n2);
+    const subnet = family === 4 ? lease!.subnet! : lease!.ipv6Subnet!;
+    const { stdout } = await collect(['ping', '-n', '-c1', '-W2', absent(subnet)], {
+      netns: n1.netns,
+    });
+    t.regex(stdout, words);
+    t.true(stdout.includes(`From ${subnet.split('/')[0]!}`), stdout);
+    t.true((await statusOf(n2)).counters['drop.noPod']! > 0);
+  });
+}
+
 for (const [family, headers, innerMtu, words] of [
   [4, 28, PATH_MTU - 50, /Frag needed and DF set \(mtu = (\d+)\)/],
   [6, 48, PATH_MTU - 70, /Packet too big: mtu=(\d+)/],

@@ -119,8 +119,8 @@ for (const [title, table, forwarding] of [
     test(`${title}from ${from} to ${to}: ${outcome}`, (t) => {
       using wire = createWire({ state: { forwarding } });
       for (const family of [0, 1] as const) {
-        const source = from === 'pod' ? ['10.244.1.5', 'fd00:1::5'] : places[from]!;
-        const ends = { source: source[family]!, destination: places[to]![family] };
+        const source = from === 'pod' ? (['10.244.1.5', 'fd00:1::5'] as const) : places[from]!;
+        const ends = { source: source[family], destination: places[to]![family] };
         expectOutcome(t, wire, build.udp(ends, build.payloadOf(64)), outcome);
       }
     });
