@@ -51,7 +51,7 @@ export interface OpenedPodFile {
 }
 
 const VERSION = 1;
-/** 65,000 pods take 25 MB. */
+/** 65,000 pods take some 20 MB. */
 const LARGEST_BYTES = 64 * 2 ** 20;
 
 /**
