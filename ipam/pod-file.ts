@@ -25,7 +25,7 @@ import {
 } from '../wire/address.ts';
 import { CONTAINER_ID, INTERFACE_NAME, NETNS_PATH, NETWORK_NAME } from '../wire/cni.ts';
 import { formatMac, isUnicastMac, parseMac } from '../wire/mac.ts';
-import { EMPTY_POOL_STATE, type PoolState, type Turn } from './pod-pool.ts';
+import { EMPTY_POOL_STATE, type PoolState, type Turn, addressesOf, keyText } from './pod-pool.ts';
 import type { Attachment } from './types.ts';
 
 /** A newer Weft wrote the file. */
@@ -51,7 +51,7 @@ export interface OpenedPodFile {
 }
 
 const VERSION = 1;
-/** 65,000 pods take 25 MB. */
+/** 65,000 pods take some 20 MB. */
 const LARGEST_BYTES = 64 * 2 ** 20;
 
 /**
@@ -258,21 +258,20 @@ const turnOf = <A extends IpAddress>(
 function refuseTwice({ attachments, turn4, turn6 }: PoolState): void {
   const keys = new Set<string>();
   const addresses = new Set<IpAddress>();
-  const enter = (address: IpAddress | null): void => {
-    if (address === null) return;
+  const enter = (address: IpAddress): void => {
     if (addresses.has(address)) {
       throw new PodFileCorruptError(`${formatAddress(address)} is in it twice`);
     }
     addresses.add(address);
   };
-  for (const { containerId, ifname, address4, address6 } of attachments) {
-    const key = `${containerId} ${ifname}`;
+  for (const attachment of attachments) {
+    const { containerId, ifname } = attachment;
+    const key = keyText(attachment);
     if (keys.has(key)) {
       throw new PodFileCorruptError(`interface ${ifname} of ${containerId} is in it twice`);
     }
     keys.add(key);
-    enter(address4);
-    enter(address6);
+    addressesOf(attachment).forEach(enter);
   }
   for (const address of [...turn4.freed, ...turn6.freed]) enter(address);
 }

@@ -469,12 +469,16 @@ class Line {
   }
 }
 
-const keyText = ({ containerId, ifname }: AttachmentKey): string => `${containerId} ${ifname}`;
+export const keyText = ({ containerId, ifname }: AttachmentKey): string =>
+  `${containerId} ${ifname}`;
 
-const addressesOf = ({ address4, address6 }: Attachment): IpAddress[] =>
+export const addressesOf = ({
+  address4,
+  address6,
+}: Pick<Attachment, 'address4' | 'address6'>): IpAddress[] =>
   [address4, address6].filter((address) => address !== null);
 
-const addressesText = (attachment: Attachment): string =>
+export const addressesText = (attachment: Pick<Attachment, 'address4' | 'address6'>): string =>
   addressesOf(attachment)
     .map((address) => formatAddress(address))
     .join(' and ');

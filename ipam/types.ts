@@ -53,11 +53,11 @@ export interface Attachment {
   readonly containerId: string;
   /** The interface's name within the container. The two together are unique. */
   readonly ifname: string;
-  /** The CNI network's name. */
+  /** The CNI network's name; "" if it was adopted from an interface whose alias has no room for it. */
   readonly network: string;
-  /** Path of the container's network namespace. */
+  /** Path of the container's network namespace; "" if it was adopted from the host, and not known. */
   readonly netns: string;
-  /** That namespace's `device:inode` when it was attached; the path may lead to another one later. */
+  /** That namespace's `device:inode` when it was attached, or ""; the path may lead to another one later. */
   readonly netnsId: string;
   readonly address4: Ipv4 | null;
   readonly address6: Ipv6 | null;
