@@ -15,6 +15,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { formatAlias, parseAlias } from '../ipam/attachment-alias.ts';
+import { type AttachmentKey, addressesOf, keyText } from '../ipam/pod-pool.ts';
 import type { Attachment } from '../ipam/types.ts';
 import { type Netlink, inNamespace, openNetlink } from '../linux/netlink.ts';
 import { NamespaceError, type NamespaceFile, openNamespace } from '../linux/netns.ts';
@@ -67,12 +68,9 @@ export class PodHostError extends Error {
   }
 }
 
-type Key = Pick<Attachment, 'containerId' | 'ifname'>;
-export const keyOf = ({ containerId, ifname }: Key): string => `${containerId}/${ifname}`;
-
 /** 15 characters: the prefix and 50 bits of a digest, in the letters of base 32. */
-export function hostInterfaceOf(key: Key): string {
-  const digest = createHash('sha256').update(keyOf(key)).digest();
+export function hostInterfaceOf(key: AttachmentKey): string {
+  const digest = createHash('sha256').update(keyText(key)).digest();
   let bits = digest.readUIntBE(0, 6) * 4 + (digest[6]! >>> 6);
   let text = '';
   for (let i = 0; i < 10; i++) {
@@ -81,9 +79,6 @@ export function hostInterfaceOf(key: Key): string {
   }
   return POD_INTERFACE_PREFIX + text;
 }
-
-export const addressesOf = ({ address4, address6 }: Attachment): readonly IpAddress[] =>
-  [address4, address6].filter((it) => it !== null);
 
 const hostBlock = (address: IpAddress): Cidr =>
   cidrOf(address, typeof address === 'number' ? 32 : 128);
@@ -122,6 +117,14 @@ export interface PodInterface {
 const setting = (path: string, value: string): void =>
   writeFileSync(`/proc/sys/net/${path}`, value);
 
+const hasOurName = (link: LinkState): boolean =>
+  link.kind === 'veth' && link.name.startsWith(POD_INTERFACE_PREFIX);
+const isFinished = (link: LinkState): boolean =>
+  hasOurName(link) && parseAlias(link.alias) !== null;
+/** Only we make such a thing, and give it its alias within the same moment. */
+const isUnfinished = (link: LinkState): boolean =>
+  hasOurName(link) && link.alias === '' && link.mac === GATEWAY_MAC;
+
 /** A kernel without IPv6 has no such settings, and needs none. */
 function setting6(path: string, value: string): void {
   try {
@@ -143,8 +146,7 @@ export class PodHost implements Disposable {
   /** Our interfaces on the host, by what their aliases say. */
   interfaces(): readonly PodInterface[] {
     return listLinks(this.#netlink).flatMap((link) => {
-      if (link.kind !== 'veth' || !link.name.startsWith(POD_INTERFACE_PREFIX)) return [];
-      const attachment = parseAlias(link.alias);
+      const attachment = hasOurName(link) ? parseAlias(link.alias) : null;
       return attachment === null ? [] : [{ link, attachment }];
     });
   }
@@ -187,11 +189,14 @@ export class PodHost implements Disposable {
     return { failures, changes };
   }
 
+  /** What no attachment has, and what a daemon that was killed left unfinished. */
   #removeOthers(attachments: readonly Attachment[], changes: string[]): void {
     const wanted = new Set(attachments.map(hostInterfaceOf));
-    const doomed = this.interfaces().filter(({ link }) => !wanted.has(link.name));
+    const doomed = listLinks(this.#netlink).filter(
+      (it) => isUnfinished(it) || (isFinished(it) && !wanted.has(it.name)),
+    );
     if (doomed.length === 0) return;
-    for (const { link } of doomed) {
+    for (const link of doomed) {
       // Its namespace may take it away at any moment.
       ifStillThere(() => setLink(this.#netlink, link.index, { group: DOOMED_GROUP }));
       changes.push(`-${link.name}`);
@@ -230,7 +235,7 @@ export class PodHost implements Disposable {
         if (link === undefined) {
           link = this.#makeInterface(attachment, mtuBytes!);
           changes.push(`+${name}`);
-        } else if (parseAlias(link.alias) === null) {
+        } else if (!isFinished(link)) {
           throw new PodHostError(
             'ERR_INTERFACE_EXISTS',
             `interface ${name} on the host is somebody else's`,
@@ -243,7 +248,7 @@ export class PodHost implements Disposable {
         }
         indexes.set(name, link.index);
       } catch (error) {
-        failures.set(keyOf(attachment), error as Error);
+        failures.set(keyText(attachment), error as Error);
       }
     }
     return indexes;
@@ -262,7 +267,7 @@ export class PodHost implements Disposable {
     const netlink = this.#netlink;
     const link = createVeth(
       netlink,
-      { name, mtuBytes, mac: GATEWAY_MAC, alias: formatAlias(attachment), up: false },
+      { name, mtuBytes, mac: GATEWAY_MAC, alias: '', up: false },
       { name: ifname, mtuBytes, mac, netnsFd: namespace.fd },
     );
     try {
@@ -278,6 +283,8 @@ export class PodHost implements Disposable {
         });
       }
       configurePodEnd(namespace, attachment);
+      // Last: without it the interface is unfinished, and made anew.
+      setLink(netlink, link.index, { alias: formatAlias(attachment) });
     } catch (error) {
       deleteLink(netlink, link.index);
       throw error;

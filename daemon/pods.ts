@@ -7,7 +7,15 @@ import { randomBytes } from 'node:crypto';
 import { readdir, rm } from 'node:fs/promises';
 import { z } from 'zod';
 import type { OpenedPodFile } from '../ipam/pod-file.ts';
-import { type AttachmentKey, PodPool } from '../ipam/pod-pool.ts';
+import {
+  type AttachmentKey,
+  PodPool,
+  addressesOf,
+  addressesText,
+  describePool,
+  keyText,
+} from '../ipam/pod-pool.ts';
+import { planStart } from '../ipam/start-plan.ts';
 import type { AddressRange } from '../ipam/address-range.ts';
 import type { Attachment, NodeLease } from '../ipam/types.ts';
 import { NamespaceError, openNamespace, ownNamespaceId } from '../linux/netns.ts';
@@ -33,10 +41,8 @@ import {
   type PodHost,
   PodHostError,
   type PodHostResult,
-  addressesOf,
   hostInterfaceOf,
   hostMacText,
-  keyOf,
   refuseExisting,
 } from './pod-host.ts';
 
@@ -166,13 +172,30 @@ export class Pods {
     }
     const tombstones = await readTombstones(this.#deletedDir);
     const interfaces = host.interfaces();
-    const names = new Set(interfaces.map(({ link }) => link.name));
-    for (const it of [...this.#pool.attachments()]) {
-      const dead = tombstones.some((one) => keyOf(one) === keyOf(it));
-      if (dead || (!names.has(hostInterfaceOf(it)) && !isThere(it))) this.#pool.release(it);
+    const plan = planStart({
+      attachments: [...this.#pool.attachments()],
+      tombstones,
+      hostInterfaces: interfaces.map(({ link, attachment }) => ({
+        name: link.name,
+        ifindex: link.index,
+        attachment,
+      })),
+      namespaceLives: isThere,
+    });
+    for (const { key, reason } of plan.free) {
+      this.#pool.release(key);
+      const text = reason === 'deleted' ? 'deleted while no daemon ran' : 'its namespace is gone';
+      log.warn({ ...key, reason: text }, 'freed what was left of a pod');
     }
+    for (const { attachment, hostInterface } of plan.adopt) {
+      const link = interfaces.find((it) => it.link.name === hostInterface)!.link;
+      const adopted = { ...attachment, ...host.namespaceOf(link) };
+      this.#pool.adopt(adopted);
+      log.warn(describe(adopted), 'took up a pod that only the host knew of');
+    }
+    for (const it of plan.conflicts) log.error(it, "a pod's interface on this host is given up");
     for (const attachment of this.#pool.attachments()) {
-      this.#wanted.set(keyOf(attachment), attachment);
+      this.#wanted.set(keyText(attachment), attachment);
     }
     await this.#save();
     for (const it of tombstones) {
@@ -236,7 +259,7 @@ export class Pods {
 
   /** One verb after another for one interface. */
   async #alone<T>(key: AttachmentKey, work: () => Promise<T>): Promise<T> {
-    const text = keyOf(key);
+    const text = keyText(key);
     const before = this.#busy.get(text);
     const mine = (async () => {
       await before?.catch(() => 'its own caller is told');
@@ -276,10 +299,10 @@ export class Pods {
     );
     try {
       await this.#save();
-      this.#wanted.set(keyOf(attachment), attachment);
+      this.#wanted.set(keyText(attachment), attachment);
       this.#changed();
       const { failures } = await this.#around.reconcile();
-      const failure = failures.get(keyOf(attachment));
+      const failure = failures.get(keyText(attachment));
       if (failure !== undefined) throw failure;
     } catch (error) {
       await this.#undo(attachment);
@@ -291,7 +314,7 @@ export class Pods {
 
   /** An ADD that failed leaves nothing. */
   async #undo(attachment: Attachment): Promise<void> {
-    this.#wanted.delete(keyOf(attachment));
+    this.#wanted.delete(keyText(attachment));
     try {
       await this.#around.reconcile();
     } catch (err) {
@@ -313,7 +336,7 @@ export class Pods {
   async #delete(key: AttachmentKey): Promise<void> {
     const attachment = this.#pool.get(key);
     if (attachment === null) return;
-    this.#wanted.delete(keyOf(key));
+    this.#wanted.delete(keyText(key));
     // The interface first: an address is free when nobody can use it any more.
     await this.#around.reconcile();
     this.#pool.release(key);
@@ -348,15 +371,15 @@ export class Pods {
   }
 
   async #collect(network: string, valid: readonly AttachmentKey[]): Promise<void> {
-    const known = new Set(valid.map(keyOf));
+    const known = new Set(valid.map(keyText));
     const stale = [...this.#pool.attachments()].filter(
-      (it) => it.network === network && !known.has(keyOf(it)),
+      (it) => it.network === network && !known.has(keyText(it)),
     );
     const results = await Promise.allSettled(
       stale.map((it) => this.#alone(it, () => this.#delete(it))),
     );
     const failed = results.flatMap((it, i) =>
-      it.status === 'rejected' ? [`${keyOf(stale[i]!)}: ${(it.reason as Error).message}`] : [],
+      it.status === 'rejected' ? [`${keyText(stale[i]!)}: ${(it.reason as Error).message}`] : [],
     );
     if (failed.length > 0) throw new CniFailure(CniCode.io, `not freed: ${failed.join('; ')}`);
   }
@@ -407,19 +430,7 @@ export class Pods {
     if (ip !== null && attachments.length === 0) {
       throw new ApiError(404, 'ERR_NO_POD', `no pod of this node has the address ${ip}`);
     }
-    const use = this.#pool.use();
-    const [one] = use.toSorted((a, b) => Number(a.addresses - b.addresses));
-    return {
-      subnet: cidrText(use.find((it) => it.family === 4)?.subnet),
-      ipv6Subnet: cidrText(use.find((it) => it.family === 6)?.subnet),
-      capacity:
-        one === undefined || one.addresses > BigInt(Number.MAX_SAFE_INTEGER)
-          ? null
-          : Number(one.addresses),
-      used: this.#pool.size,
-      reserved: this.#pool.reserved(),
-      attachments,
-    };
+    return { ...describePool(this.#pool), attachments };
   }
 
   /** Compares file, pool and host. */
@@ -427,7 +438,7 @@ export class Pods {
     const problems: string[] = [];
     const all = [...this.#pool.attachments()];
     for (const it of all) {
-      const who = `${formatAddresses(it)} (${keyOf(it)})`;
+      const who = `${addressesText(it)} (${keyText(it)})`;
       try {
         for (const problem of this.#around.host.check(it)) problems.push(`${who}: ${problem}`);
       } catch (error) {
@@ -435,7 +446,7 @@ export class Pods {
       }
     }
     for (const it of this.#pool.strays()) {
-      problems.push(`${formatAddresses(it)} (${keyOf(it)}): outside of this node's subnets`);
+      problems.push(`${addressesText(it)} (${keyText(it)}): outside of this node's subnets`);
     }
     const names = new Set(all.map(hostInterfaceOf));
     for (const { link } of this.#around.host.interfaces()) {
@@ -445,12 +456,10 @@ export class Pods {
   }
 }
 
-const formatAddresses = (it: Attachment): string => addressesOf(it).map(formatAddress).join(', ');
-
 const describe = (it: Attachment) => ({
   containerId: it.containerId,
   ifname: it.ifname,
-  addresses: formatAddresses(it),
+  addresses: addressesText(it),
   ...(it.pod === null ? {} : { pod: `${it.pod.namespace}/${it.pod.name}` }),
 });
 

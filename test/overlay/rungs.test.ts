@@ -110,13 +110,16 @@ test.serial('a cleanup leaves nothing of all this', async (t) => {
     '--release-lease',
   ]);
   const links = (await listLinks({ netns })).map((it) => it.ifname);
-  t.deepEqual(links.toSorted(), ['eth0', 'lo', 'pod1']);
+  t.deepEqual(links.toSorted(), ['eth0', 'lo']);
   for (const family of [4, 6] as const) {
-    const routes = await listRoutes({ netns, family });
+    const routes = await listRoutes({ netns, family, table: 'all' });
     t.deepEqual(
-      routes.filter((it) => !['eth0', 'pod1', 'lo'].includes(it.dev ?? '')),
+      routes.filter((it) => !['eth0', 'lo'].includes(it.dev ?? '')),
       [],
     );
+    const rules = await node.run(['ip', `-${family}`, 'rule']);
+    t.is(rules.split('\n')[0], '0:\tfrom all lookup local');
+    t.false(/15[78]/.test(rules), rules);
   }
   t.is(await node.run(['nft', 'list', 'ruleset']), '');
   t.is((await pair.lab.store.leases()).length, 1, 'only the other node has a lease');
