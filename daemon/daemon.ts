@@ -115,6 +115,7 @@ class NodeDaemon {
   readonly #podFailures = new PodFailures((fields, text) => this.#log.warn(fields, text));
   #podHost: PodHost | null = null;
   #pods: Pods | null = null;
+  readonly #podsOpened = Promise.withResolvers<Pods>();
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
   #wasReady = false;
@@ -180,6 +181,7 @@ class NodeDaemon {
     await pods.start();
     this.#podHost = host;
     this.#pods = pods;
+    this.#podsOpened.resolve(pods);
   }
 
   #notice(watch: HostWatch): void {
@@ -530,6 +532,8 @@ class NodeDaemon {
     );
     this.#podHost!.pinnedAre(pinned);
     const result = await this.#reconcilePods();
+    // Not awaited: it asks for a pass of its own.
+    void this.#bury();
     this.#hostApplied = true;
     this.#publish();
     const ip = [...plan.ip, ...plan.rules4, ...plan.rules6];
@@ -543,6 +547,14 @@ class NodeDaemon {
       'changed the host',
     );
     return result;
+  }
+
+  async #bury(): Promise<void> {
+    try {
+      await this.#pods!.bury();
+    } catch (error) {
+      this.#log.error({ err: error as Error }, 'pods deleted meanwhile are not freed yet');
+    }
   }
 
   async #reconcilePods(): Promise<PodHostResult> {
@@ -650,7 +662,8 @@ class NodeDaemon {
       {
         method: 'POST',
         path: '/v1/cni',
-        answer: ({ body }) => this.#podsOrNot().answer(body),
+        // Who asks in the first moments waits: a DEL that was refused now would be missed.
+        answer: async ({ body }) => await (await this.#podsOpened.promise).answer(body),
       },
       {
         method: 'GET',

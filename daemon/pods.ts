@@ -198,10 +198,22 @@ export class Pods {
       this.#wanted.set(keyText(attachment), attachment);
     }
     await this.#save();
-    for (const it of tombstones) {
-      await rm(`${this.#deletedDir}/${it.containerId}@${it.ifname}`, { force: true });
-    }
+    for (const it of tombstones) await this.#removeTombstone(it);
     this.#changed();
+  }
+
+  /** Carries out the DELs that the plugin had to leave to us; one may come while a daemon is starting. */
+  async bury(): Promise<void> {
+    for (const key of await readTombstones(this.#deletedDir)) {
+      await this.#alone(key, async () => {
+        await this.#delete(key);
+        await this.#removeTombstone(key);
+      });
+    }
+  }
+
+  #removeTombstone({ containerId, ifname }: AttachmentKey): Promise<void> {
+    return rm(`${this.#deletedDir}/${containerId}@${ifname}`, { force: true });
   }
 
   /** The node's subnets are these from now on. */
@@ -241,6 +253,7 @@ export class Pods {
   async #carryOut(request: CniRequest): Promise<CniAttachment | null> {
     switch (request.command) {
       case 'ADD':
+        await this.bury();
         return await this.#alone(request, () => this.#add(request));
       case 'DEL':
         await this.#alone(request, () => this.#delete(request));
