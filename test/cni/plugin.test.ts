@@ -390,6 +390,14 @@ test.serial('what is installed', async (t) => {
   });
 });
 
+test.serial('the installed file loads nothing at its start', (t) => {
+  const script = readFileSync(PROGRAMS.installed, 'utf8');
+  t.deepEqual(script.match(/\bfrom\s*["'][^"']*["']|\brequire\(|\bimport\s*["']/g), null);
+  const later = [...script.matchAll(/\bimport\(["']([^"']*)["']\)/g)].map(([, it]) => it);
+  t.deepEqual(new Set(later), new Set(['fs', 'tty']));
+  t.true(script.length < 32_768);
+});
+
 test.serial("others' plugins are in the list when they can be run", async (t) => {
   writeFileSync(join(binDir, 'portmap'), '', { mode: 0o755 });
   writeFileSync(join(binDir, 'bandwidth'), '', { mode: 0o644 });
