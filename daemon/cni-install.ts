@@ -18,6 +18,7 @@ const PLUGIN = 'weft-cni';
 const CONFLIST = '10-weft.conflist';
 const HOUSE = join(import.meta.dirname, '..');
 const POLL_MS = 200;
+const FLAGS = ['--no-env-file', '--config=/dev/null', '--tsconfig-override=/dev/null'] as const;
 
 /** The plugin is not installed; what was there before is untouched. */
 export class CniInstallError extends Error {
@@ -67,12 +68,12 @@ async function waitUntilReady(stateDir: string, waitMs: number, signal: AbortSig
 
 /**
  * The line by which the kernel starts the plugin. Bun must not take its options from the environment,
- * nor code or variables from the directory in which the runtime happens to be; and `env -S` is needed
- * because the kernel hands over all that follows the program as one argument.
+ * nor code, variables or paths of modules from the directory in which the runtime happens to be; and
+ * `env -S` is needed because the kernel hands over all that follows the program as one argument.
  * @throws CniInstallError when the kernel or `env -S` would read it as something else
  */
 export function shebangOf(bun: string): string {
-  const line = `#!/usr/bin/env -S -u BUN_OPTIONS ${bun} --no-env-file --config=/dev/null`;
+  const line = `#!/usr/bin/env -S -u BUN_OPTIONS ${bun} ${FLAGS.join(' ')}`;
   if (!/^\/[\w./@+:,-]+$/.test(bun)) {
     throw new CniInstallError(
       `${bun} cannot stand in a file's first line; move Weft to a path of letters, digits and "-_.@+:,"`,
@@ -114,8 +115,7 @@ async function bundle(signal: AbortSignal): Promise<string> {
   if (!(await isExecutable(bun))) {
     throw new CniInstallError(`${bun} is missing; run: sh ${join(HOUSE, 'scripts/setup')}`);
   }
-  const flags = ['--no-env-file', '--config=/dev/null', '--target=bun', '--minify'];
-  const argv = [bun, 'build', ...flags, join(HOUSE, 'cni/main.ts')];
+  const argv = [bun, 'build', ...FLAGS, '--target=bun', '--minify', join(HOUSE, 'cni/main.ts')];
   const script = await run(argv, { env: { BUN_OPTIONS: '' }, signal });
   return `${shebang}\n${script}`;
 }
