@@ -15,7 +15,7 @@
  *     outside          back (2)        notOurSource
  *
  * (1) by VXLAN; back if it is direct. (2) to a pod only: the host does not route its own `.0` to us.
- * @see RFC 7348 section 5; test/packets/egress.test.ts
+ * @see RFC 7348 section 5; test/packets/ways.test.ts, test/packets/egress.test.ts
  */
 import type { Arena } from '../linux/arena.ts';
 import {
