@@ -34,6 +34,7 @@ const logFile = join(dir, 'daemon.log');
 const HEALTHZ_PORT = 10_256;
 const SETTINGS = [
   'net.ipv4.ip_forward',
+  'net.ipv4.ip_early_demux',
   'net.ipv6.conf.all.forwarding',
   'net.ipv6.conf.eth0.accept_ra',
 ];

@@ -352,7 +352,9 @@ class NodeDaemon {
       for await (const peers of lists) {
         log.info({ peers: peers.length }, 'peers');
         this.#peers = peers;
-        this.#publish();
+        // The host's routes to peers on our link come first: what the packet path leaves to the host must
+        // not come back to it.
+        if (!this.#directRouting()) this.#publish();
         this.#markNode();
       }
     } catch (cause) {
@@ -426,7 +428,7 @@ class NodeDaemon {
         peers,
         pods,
         underlay: this.#underlay,
-        directRouting: this.#config.directRouting ?? fixed.network.directRouting,
+        directRouting: this.#directRouting(),
         reach: {
           ipv4: address4 !== null && addresses.publicIp4 !== null,
           ipv6: address6 !== null && addresses.publicIp6 !== null,
@@ -505,6 +507,10 @@ class NodeDaemon {
     }
   }
 
+  #directRouting(): boolean {
+    return this.#config.directRouting ?? this.#fixed?.network.directRouting ?? false;
+  }
+
   /** There is a subnet of ours, and a device for it. */
   #canSetHost(): boolean {
     return this.#dataplane !== null && this.#keeper?.state.kind === 'held';
@@ -512,7 +518,7 @@ class NodeDaemon {
 
   async #reconcile(): Promise<PodHostResult> {
     const { network, mtuBytes } = this.#fixed!;
-    const { stateDir, tunName, ipMasq, directRouting } = this.#config;
+    const { stateDir, tunName, ipMasq } = this.#config;
     const state = this.#keeper!.state;
     if (state.kind !== 'held') return await this.#reconcilePods();
     if (state.lease !== this.#recorded) await this.#record(state.lease);
@@ -524,7 +530,7 @@ class NodeDaemon {
         lease: state.lease,
         underlay: this.#underlay,
         ipMasq,
-        directRouting: directRouting ?? network.directRouting,
+        directRouting: this.#directRouting(),
         peers: this.#peers,
         pins: pinsOf(this.#pods!.attachments),
       },
@@ -609,7 +615,7 @@ class NodeDaemon {
   }
 
   async #status(): Promise<StatusMessage> {
-    const { nodeName: node, etcdEndpoints, tunName, directRouting } = this.#config;
+    const { nodeName: node, etcdEndpoints, tunName } = this.#config;
     const fixed = this.#fixed;
     const state = this.#keeper?.state;
     const reasons = this.#reasons();
@@ -646,7 +652,7 @@ class NodeDaemon {
         port: fixed.network.port,
         network: cidrText(fixed.network.ipv4?.network),
         ipv6Network: cidrText(fixed.network.ipv6?.network),
-        directRouting: directRouting ?? fixed.network.directRouting,
+        directRouting: this.#directRouting(),
       },
       lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),

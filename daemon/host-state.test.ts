@@ -100,6 +100,7 @@ const settled: ActualHost = {
     'net/ipv6/conf/eth0/accept_ra': '1',
     'net/ipv6/conf/all/forwarding': '1',
     'net/ipv4/ip_forward': '1',
+    'net/ipv4/ip_early_demux': '0',
     'net/ipv4/conf/weft0/accept_local': '1',
     'net/ipv4/conf/weft0/rp_filter': '2',
     'net/ipv4/conf/weft0/route_localnet': '1',
@@ -115,7 +116,12 @@ const bare: ActualHost = {
   routes6: [],
   rules4: [],
   rules6: [],
-  sysctls: { ...settled.sysctls, 'net/ipv4/ip_forward': '0', 'net/ipv6/conf/all/forwarding': '0' },
+  sysctls: {
+    ...settled.sysctls,
+    'net/ipv4/ip_forward': '0',
+    'net/ipv4/ip_early_demux': '1',
+    'net/ipv6/conf/all/forwarding': '0',
+  },
   table: null,
 };
 const direct4: Route = {
@@ -252,6 +258,7 @@ test('kernel settings: only what differs, advertisements before forwarding', (t)
     'net/ipv6/conf/eth0/accept_ra=2',
     'net/ipv6/conf/all/forwarding=1',
     'net/ipv4/ip_forward=1',
+    'net/ipv4/ip_early_demux=0',
   ]);
   const ignoresRa = { ...bare.sysctls, 'net/ipv6/conf/eth0/accept_ra': '0' };
   t.false(set({ ...bare, sysctls: ignoresRa }).some((it) => it.includes('eth0')));

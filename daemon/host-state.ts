@@ -136,6 +136,9 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
           { path: forwarding6, value: '1', global: true },
         ]),
     ...(network.ipv4 === null ? [] : [{ path: 'net/ipv4/ip_forward', value: '1', global: true }]),
+    // Of both families. A pod's packet for a socket of the node would be given to that socket before it is
+    // routed, and as we route it into the TUN the kernel would drop it (ip_forward: skb->sk).
+    { path: 'net/ipv4/ip_early_demux', value: '0', global: true },
     // ICMP errors that the packet path writes come from our own `.0`.
     ours(`net/ipv4/conf/${tun}/accept_local`, '1'),
     // Answers of peers reached by direct routes come in another way than requests go out.
