@@ -225,6 +225,10 @@ export class PodHost implements Disposable {
     changes: string[],
   ): Map<string, number> {
     const links = new Map(listLinks(this.#netlink).map((link) => [link.name, link]));
+    // An interface that was down has lost its IPv6 address.
+    const gateways = new Set(
+      listAddresses(this.#netlink).flatMap((it) => (it.address === GATEWAY6 ? [it.index] : [])),
+    );
     const indexes = new Map<string, number>();
     const { attachments, mtuBytes } = inputs;
     for (const attachment of attachments) {
@@ -245,6 +249,9 @@ export class PodHost implements Disposable {
           const mtu = mtuBytes === null ? {} : { mtuBytes };
           setLink(this.#netlink, link.index, { up: true, ...mtu });
           changes.push(`~${name}`);
+        }
+        if (attachment.address6 !== null && !gateways.has(link.index)) {
+          addGateway6(this.#netlink, link.index);
         }
         indexes.set(name, link.index);
       } catch (error) {
@@ -273,15 +280,7 @@ export class PodHost implements Disposable {
     try {
       configureHostEnd(name, address6 !== null);
       setLink(netlink, link.index, { up: true });
-      if (address6 !== null) {
-        addAddress(netlink, {
-          index: link.index,
-          address: GATEWAY6,
-          length: 128,
-          scope: 'link',
-          noDad: true,
-        });
-      }
+      if (address6 !== null) addGateway6(netlink, link.index);
       configurePodEnd(namespace, attachment);
       // Last: without it the interface is unfinished, and made anew.
       setLink(netlink, link.index, { alias: formatAlias(attachment) });
@@ -433,6 +432,9 @@ export function refuseExisting(namespace: NamespaceFile, ifname: string): void {
     `the container has an interface ${ifname} already; nothing was changed`,
   );
 }
+
+const addGateway6 = (netlink: Netlink, index: number): void =>
+  addAddress(netlink, { index, address: GATEWAY6, length: 128, scope: 'link', noDad: true });
 
 function configureHostEnd(name: string, withIpv6: boolean): void {
   setting(`ipv4/conf/${name}/forwarding`, '1');

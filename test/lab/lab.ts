@@ -615,6 +615,11 @@ export class Lab implements AsyncDisposable {
     await this.#net!.apply(...commands);
   }
 
+  /** A pod's namespace goes, as when a machine is out of memory: nobody is told. */
+  async removeNamespace(pod: LabPod): Promise<void> {
+    await deleteNamespace(pod.netns);
+  }
+
   /** Every kernel node learns the leases as they are now. */
   async syncKernelNodes(): Promise<void> {
     for (const node of this.#nodes) if (node.dataplane === 'kernel') await node.syncPeers();
