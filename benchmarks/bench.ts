@@ -7,15 +7,7 @@
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { MEASURES, type Measure, QUICK, type Sample } from './measures.ts';
-import {
-  type DaemonReport,
-  type Row,
-  digits,
-  floors,
-  formatTables,
-  toJson,
-  toSvg,
-} from './report.ts';
+import { type DaemonReport, type Row, digits, formatTables, toJson, toSvg } from './report.ts';
 import { type Setting, type Variant, VARIANTS, createSetting } from './setting.ts';
 
 const USAGE = `npm run bench -- [options]
@@ -26,7 +18,7 @@ const USAGE = `npm run bench -- [options]
                       repeatable
   --variant LIST      of ${VARIANTS.join(',')}; all unless given
   --seconds N         length of one run; 2 unless given, 1 with --quick. cniAdd.10 adds 50 pods for
-                      each, cniAdd.1 adds 10
+                      each, cniAdd.alone adds 10
   --daemon-option O   a further option for weft's daemons; repeatable`;
 
 interface Options {
@@ -174,7 +166,7 @@ async function main(options: Options): Promise<void> {
   const report: { rows: Row[]; daemon: DaemonReport | null } = { rows, daemon: meter.report() };
   const json = toJson(report);
   console.log(formatTables(report));
-  for (const { name, value, met } of floors(json)) {
+  for (const { name, value, met } of json.floors) {
     if (value !== null) console.log(`${met === true ? '✓' : '✗'} ${name}: ${digits(value)}`);
   }
   console.log(`took ${((performance.now() - begin) / 1000).toFixed(0)} s`);

@@ -62,10 +62,12 @@ const shownIn = (rows: readonly Row[]): Variant[] =>
 const pick = (row: Row, variant: Variant, choose: (sample: Sample) => number | undefined): string =>
   cell(row.samples[variant].map(choose).filter((value) => value !== undefined));
 
-/** What one baseline stands beside. Variants without a sample have no column. */
+/** The rows of one baseline. Variants without a sample have no column. */
 function formatValues(rows: readonly Row[], baseline: Variant): string {
   const shown = shownIn(rows);
-  const compared = shown.filter((variant) => variant !== baseline);
+  const compared = shown.filter((variant) =>
+    rows.some((row) => variant !== baseline && ratioOf(row, variant) !== null),
+  );
   const values = newTable([
     'mean (min..max)',
     'mode',
@@ -240,7 +242,7 @@ export function toJson(report: Report): JsonReport {
     localTcp8: compare(named('localTcp.8'), 'veth'),
     localUdp64: compare(named('localUdp64'), 'veth'),
     cniAdd: cniOf(named('cniAdd.10')),
-    cniAddAlone: cniOf(named('cniAdd.1')),
+    cniAddAlone: cniOf(named('cniAdd.alone')),
   };
   return {
     ...figures,
@@ -279,7 +281,7 @@ const atMost = (name: string, value: number | null, limit: number, unit = ''): F
 });
 
 /** What Weft must reach: ratios, and times of its own; null where it was not measured. */
-export function floors(json: Omit<JsonReport, 'floors' | 'daemon' | 'measures'>): Floor[] {
+function floors(json: Omit<JsonReport, 'floors' | 'daemon' | 'measures'>): Floor[] {
   return [
     atLeast('bulk TCP, offload', json.bulkTcp.offload.ratio, 0.5),
     atLeast('bulk TCP, wire', json.bulkTcp.wire.ratio, 0.5),
