@@ -130,7 +130,8 @@ test('the tables show mean, spread and ratio; the chart one bar for each ratio',
   t.regex(text, /TCP 1 stream -> +│ offload │ Gb\/s +│ 5\.00 \(4\.00\.\.6\.00\) │ 10\.0/);
   t.regex(text, /0\.50x/);
   t.regex(text, /local TCP 1 stream +│ offload │ Gb\/s │ 8\.00 │ 20\.0 │ 1\.00  │ 0\.40x/);
-  t.regex(text, /10 at once +│ 100 \(50\.0\.\.150\)/);
+  t.regex(text, /pods, by the plugin +│ 10 at once/);
+  t.regex(text, /ADD p50, ms +│ 100 \(50\.0\.\.150\)/);
   t.regex(text, /100 MiB resident; .*12\.5 %/);
   t.false(toSvg(report).includes('10 at once'));
   const bars = toSvg(report).match(/height="11"/g);

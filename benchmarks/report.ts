@@ -99,37 +99,25 @@ function formatCpu(rows: readonly Row[]): string {
   return table.toString();
 }
 
+const CNI_LINES: readonly (readonly [label: string, choose: (figures: CniFigures) => number])[] = [
+  ['ADD p50, ms', (it) => it.p50Ms],
+  ['ADD p99, ms', (it) => it.p99Ms],
+  ['longest ADD, ms', (it) => it.maxMs],
+  ['ADDs per second', (it) => it.addsPerSecond],
+  ['CPU ms of an ADD: plugin', (it) => it.cpuMs.plugin],
+  ['  daemon', (it) => it.cpuMs.daemon],
+  ['  what the daemon starts', (it) => it.cpuMs.daemonPrograms],
+  ['DEL p50, ms', (it) => it.deleteP50Ms],
+  ['DEL p99, ms', (it) => it.deleteP99Ms],
+  ['DELs per second', (it) => it.deletesPerSecond],
+];
+
 /** Pods added and deleted: nothing stands beside them. */
 function formatCni(rows: readonly Row[]): string {
-  const table = newTable([
-    'pods, by the plugin',
-    'ADD p50 ms',
-    'p99',
-    'max',
-    'per s',
-    'CPU ms: plugin',
-    'daemon',
-    'its programs',
-    'DEL p50 ms',
-    'p99',
-    'per s',
-  ]);
-  for (const { measure, samples } of rows) {
-    const all = samples.weft.map(({ cni }) => cni).filter((it) => it !== undefined);
-    const column = (choose: (it: CniFigures) => number): string => cell(all.map(choose));
-    table.push([
-      measure.label,
-      column((it) => it.p50Ms),
-      column((it) => it.p99Ms),
-      column((it) => it.maxMs),
-      column((it) => it.addsPerSecond),
-      column((it) => it.cpuMs.plugin),
-      column((it) => it.cpuMs.daemon),
-      column((it) => it.cpuMs.daemonPrograms),
-      column((it) => it.deleteP50Ms),
-      column((it) => it.deleteP99Ms),
-      column((it) => it.deletesPerSecond),
-    ]);
+  const table = newTable(['pods, by the plugin', ...rows.map(({ measure }) => measure.label)]);
+  for (const [label, choose] of CNI_LINES) {
+    const columns = rows.map((row) => pick(row, 'weft', ({ cni }) => cni && choose(cni)));
+    table.push([label, ...columns]);
   }
   return table.toString();
 }
