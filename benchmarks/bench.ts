@@ -1,21 +1,24 @@
 /**
- * Weft beside kernel VXLAN, bare veth, and Weft without offloads, on the same namespaces in one run.
+ * Weft beside kernel VXLAN, bare veth, and Weft without offloads, on two labs of one shape in one run.
  * Each measure goes A B B A (`weft kernel veth veth kernel weft`), so that a drift of the machine
- * falls on all alike; ratios are of neighbours, absolute numbers are this machine's on this day.
+ * falls on all alike; ratios are of neighbours, absolute numbers are this machine's on this day. Pods
+ * of one node are compared with a routed veth pair; pods added and deleted, with limits in milliseconds.
  */
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { MEASURES, type Measure, QUICK, type Sample } from './measures.ts';
-import { type DaemonReport, type Row, floors, formatTables, toJson, toSvg } from './report.ts';
+import { type DaemonReport, type Row, digits, formatTables, toJson, toSvg } from './report.ts';
 import { type Setting, type Variant, VARIANTS, createSetting } from './setting.ts';
 
 const USAGE = `npm run bench -- [options]
-  --quick             under 50 s: one-second runs, fewer bulk measures, veth and plain on a few
-  --json FILE         results, with weft, kernel and ratio for each measure
+  --quick             about a minute: one-second runs, fewer measures, veth and plain on a few
+  --json FILE         results: weft, what it is compared with, and their ratio; times of cniAdd
   --plot FILE.svg     a chart of the ratios
-  --only TEXT         only measures whose name contains it (bulkTcp.wire, udp64, pingPong...); repeatable
+  --only TEXT         only measures whose name contains it (bulkTcp.wire, pingPong, local, cniAdd.10...);
+                      repeatable
   --variant LIST      of ${VARIANTS.join(',')}; all unless given
-  --seconds N         length of one run; 2 unless given, 1 with --quick
+  --seconds N         length of one run; 2 unless given, 1 with --quick. cniAdd.10 adds 50 pods for
+                      each, cniAdd.alone adds 10
   --daemon-option O   a further option for weft's daemons; repeatable`;
 
 interface Options {
@@ -75,17 +78,25 @@ const BRIEF: ReadonlySet<string> = new Set(['bulkTcp.offload.1.forward', 'udp64'
 
 const palindrome = (variants: Variant[]): Variant[] => [...variants, ...variants.toReversed()];
 
+/** Weft, what it is compared with, and between nodes what the wire alone can do. */
+function comparedIn(measure: Measure, options: Options): Variant[] {
+  const { baseline } = measure;
+  if (baseline === null) return ['weft'];
+  return baseline === 'kernel' && !options.quick ? ['weft', baseline, 'veth'] : ['weft', baseline];
+}
+
 /** The order of one measure's runs. Plain comes in a second pass, for it needs other daemons. */
 function orderOf(measure: Measure, options: Options, pass: 1 | 2): Variant[] {
+  const { baseline } = measure;
   const brief = BRIEF.has(measure.name);
   let order: Variant[];
   if (pass === 1) {
-    order = options.quick ? palindrome(['weft', 'kernel']) : palindrome(['weft', 'kernel', 'veth']);
+    order = palindrome(comparedIn(measure, options));
     if (options.quick && brief) order.push('veth');
   } else {
-    order = options.quick ? [] : palindrome(['plain', 'kernel']);
+    // What it is compared with runs again only to stand beside it.
+    order = options.quick || baseline === null ? [] : palindrome(['plain', baseline]);
     if (options.quick && brief) order.push('plain');
-    // Kernel VXLAN runs again only to stand beside it.
     if (!options.variants.includes('plain')) order = [];
   }
   return order.filter((variant) => options.variants.includes(variant));
@@ -137,13 +148,15 @@ async function main(options: Options): Promise<void> {
         await setting.setMode(measure.mode);
         process.stderr.write(`${measure.label}, ${measure.mode}:`);
         // Round trips and datagram rates settle sooner than TCP's window.
-        const seconds = measure.kind === 'bulkTcp' ? options.seconds : options.seconds * 0.4;
+        const isShort = measure.kind === 'udp' || measure.kind === 'pingPong';
+        const seconds = options.seconds * (isShort ? 0.4 : 1);
         for (const variant of order) {
           await setting.steer(variant);
           const take = (): Promise<Sample> => measure.take(setting, seconds);
-          const metered = variant === 'weft' && measure.kind === 'bulkTcp';
+          const metered = variant === 'weft' && measure.name.startsWith('bulkTcp');
           const sample = await (metered ? meter.around(setting, take) : take());
-          (pass === 2 && variant === 'kernel' ? besidePlain : samples[variant]).push(sample);
+          const isBeside = pass === 2 && variant === measure.baseline;
+          (isBeside ? besidePlain : samples[variant]).push(sample);
           process.stderr.write(` ${variant} ${sample.value.toFixed(1)}`);
         }
         process.stderr.write('\n');
@@ -153,8 +166,8 @@ async function main(options: Options): Promise<void> {
   const report: { rows: Row[]; daemon: DaemonReport | null } = { rows, daemon: meter.report() };
   const json = toJson(report);
   console.log(formatTables(report));
-  for (const { name, ratio, met } of floors(json)) {
-    if (ratio !== null) console.log(`${met === true ? '✓' : '✗'} ${name}: ${ratio.toFixed(2)}`);
+  for (const { name, value, met } of json.floors) {
+    if (value !== null) console.log(`${met === true ? '✓' : '✗'} ${name}: ${digits(value)}`);
   }
   console.log(`took ${((performance.now() - begin) / 1000).toFixed(0)} s`);
   if (options.json !== undefined) {

@@ -1,17 +1,18 @@
 /**
- * The ground on which the side-by-side benchmark compares: two nodes joined by one veth, one pod each,
- * and every variant on the same pods, addresses and wire.
+ * The ground on which the side-by-side benchmark compares: two labs of one shape, each two nodes joined
+ * by one veth with two pods on each. They take turns; the other is idle meanwhile.
  *
- * Kernel VXLAN (its own UDP port), bare veth and Weft are all set up at once; idle they cost nothing.
- * A rule before table main looks into a table of ours: what stands there carries the next measurement,
- * and when it is empty the packets find Weft's own routes. All variants pay for that rule alike.
+ *     weft, plain     daemons; pods attached by the CNI plugin
+ *     kernel, veth    pods attached by hand as on flannel's nodes; no daemon, no nft table, no rule
+ *
+ * So nobody pays for what belongs to the other. In the second lab one route in table main says which way
+ * the peer's pods are: by the VXLAN device, or by the underlay as it is.
  */
-import { readFile, writeFile } from 'node:fs/promises';
-import { apply, setFeatures, words } from '../linux/ip.ts';
-import { writeSysctls } from '../linux/netns.ts';
+import { readFile } from 'node:fs/promises';
+import { setFeatures, words } from '../linux/ip.ts';
+import { createNamespace, writeSysctls } from '../linux/netns.ts';
 import type { Running } from '../linux/program.ts';
 import { formatCidr } from '../wire/cidr.ts';
-import { type KernelVxlan, createKernelVxlan, overheadBytes } from '../test/lab/kernel-vxlan.ts';
 import { type Lab, type LabNode, type LabPod, createLab, reaches } from '../test/lab/lab.ts';
 import { startEcho } from '../test/lab/traffic/traffic.ts';
 
@@ -23,9 +24,6 @@ export type Variant = (typeof VARIANTS)[number];
 export const MODES = ['offload', 'wire'] as const;
 export type Mode = (typeof MODES)[number];
 
-const TABLE = 100;
-const KERNEL_PORT = 8473;
-
 /** What Weft's daemons used between two readings. */
 export interface DaemonUse {
   readonly userTicks: number;
@@ -33,114 +31,150 @@ export interface DaemonUse {
   readonly largestRssBytes: number;
 }
 
-export class Setting implements AsyncDisposable {
-  readonly #lab: Lab;
+/** One of the two labs. */
+interface Ground extends AsyncDisposable {
+  readonly lab: Lab;
+  /** From now on the pods' packets take this variant's way. */
+  lead(variant: Variant): Promise<void>;
+}
+
+class WeftGround implements Ground {
+  readonly lab: Lab;
   readonly #daemonOptions: readonly string[];
-  #kernel: readonly KernelVxlan[] = [];
   #daemons: readonly Running[] = [];
-  #running: 'weft' | 'plain' | null = null;
-  #variant: Variant | null = null;
-  #mode: Mode = 'offload';
+  #running: Variant | null = null;
 
   constructor(lab: Lab, daemonOptions: readonly string[]) {
-    this.#lab = lab;
+    this.lab = lab;
     this.#daemonOptions = daemonOptions;
   }
 
+  get daemons(): readonly Running[] {
+    return this.#daemons;
+  }
+
+  async lead(variant: Variant): Promise<void> {
+    if (this.#running === variant) return;
+    await Promise.all(this.#daemons.map((daemon) => daemon.stop()));
+    const offloads = variant === 'plain' ? ['--offloads', 'none'] : [];
+    const extra = ['--workers', '1', ...offloads, ...this.#daemonOptions];
+    this.#daemons = await Promise.all(this.lab.nodes.map((node) => node.startDaemon(extra)));
+    this.#running = variant;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.lab[Symbol.asyncDispose]();
+  }
+}
+
+class KernelGround implements Ground {
+  readonly lab: Lab;
+  #way: Variant = 'kernel';
+
+  constructor(lab: Lab) {
+    this.lab = lab;
+  }
+
+  async lead(variant: Variant): Promise<void> {
+    if (this.#way === variant) return;
+    if (variant === 'kernel') await this.lab.syncKernelNodes();
+    else await this.#leadBare();
+    this.#way = variant;
+  }
+
+  async #leadBare(): Promise<void> {
+    const { nodes } = this.lab;
+    for (const [i, node] of nodes.entries()) {
+      const peer = nodes[1 - i]!;
+      const subnet = formatCidr((await peer.subnetFile()).subnet4!);
+      await node.apply(words`route replace ${subnet} via ${peer.underlay4!} dev eth0`);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.lab[Symbol.asyncDispose]();
+  }
+}
+
+const isWeft = (variant: Variant): boolean => variant === 'weft' || variant === 'plain';
+
+export class Setting implements AsyncDisposable {
+  /** Null where no variant asks for it. */
+  readonly #weft: WeftGround | null;
+  readonly #kernel: KernelGround | null;
+  #variant: Variant | null = null;
+  #mode: Mode = 'offload';
+  readonly #spare: string[] = [];
+
+  constructor(weft: WeftGround | null, kernel: KernelGround | null) {
+    this.#weft = weft;
+    this.#kernel = kernel;
+  }
+
+  #groundOf(variant: Variant): Ground {
+    const ground = isWeft(variant) ? this.#weft : this.#kernel;
+    if (ground === null) throw new RangeError(`there is no lab for ${variant}`);
+    return ground;
+  }
+
+  #node(index: number): LabNode {
+    if (this.#variant === null) throw new RangeError('nothing has been steered yet');
+    return this.#groundOf(this.#variant).lab.nodes[index]!;
+  }
+
+  /** This and the next two are pods of the lab that carries the variant steered to. */
   get client(): LabPod {
-    return this.#lab.nodes[0]!.pods[0]!;
+    return this.#node(0).pods[0]!;
   }
 
+  /** On the other node. */
   get server(): LabPod {
-    return this.#lab.nodes[1]!.pods[0]!;
+    return this.#node(1).pods[0]!;
   }
 
-  /** Brings up daemons for the variant (none if it needs none), pods, kernel devices and the echo. */
-  async build(variants: readonly Variant[]): Promise<void> {
-    const { nodes, underlayMtu } = this.#lab;
-    const first = variants.includes('weft') ? 'weft' : variants.includes('plain') ? 'plain' : null;
-    if (first === null) {
-      for (const node of nodes) await standIn(node, underlayMtu);
-    } else {
-      await this.#startDaemons(first);
-    }
-    await this.#lab.attachPods();
-    this.#kernel = await Promise.all(
-      nodes.map((node) =>
-        createKernelVxlan({
-          netns: node.netns,
-          family: 4,
-          local: node.underlay4!,
-          underlayDevice: 'eth0',
-          underlayMtu,
-          vni: 1,
-          port: KERNEL_PORT,
-          address: null,
-        }),
-      ),
-    );
-    for (const node of nodes) {
-      await apply([words`rule add pref 10 lookup ${TABLE}`], { netns: node.netns });
-    }
-    for (const pod of this.#lab.pods) {
-      // What one variant's connections learn of the path must not help or harm the next's.
-      await writeSysctls({ 'net.ipv4.tcp_no_metrics_save': 1 }, pod.netns);
-    }
-    await startEcho(this.server, this.server.address4!);
+  /** On the client's node. */
+  get neighbour(): LabPod {
+    return this.#node(0).pods[1]!;
   }
 
-  async #startDaemons(kind: 'weft' | 'plain'): Promise<void> {
-    const options = kind === 'plain' ? ['--offloads', 'none'] : [];
-    const extra = ['--workers', '1', ...options, ...this.#daemonOptions];
-    this.#daemons = await Promise.all(this.#lab.nodes.map((node) => node.startDaemon(extra)));
-    this.#running = kind;
+  /** The client's node, and the process of its daemon. */
+  get weftNode(): { readonly node: LabNode; readonly daemonPid: number } {
+    const { lab, daemons } = this.#weft!;
+    return { node: lab.nodes[0]!, daemonPid: daemons[0]!.pid };
   }
 
   /** From now on the pods' packets take this variant's way; they are known to arrive when it returns. */
   async steer(variant: Variant): Promise<void> {
     if (this.#variant === variant) return;
-    if ((variant === 'weft' || variant === 'plain') && this.#running !== variant) {
-      await Promise.all(this.#daemons.map((daemon) => daemon.stop()));
-      await this.#startDaemons(variant);
-    }
-    const first = this.#variant === null;
-    await Promise.all(this.#lab.nodes.map((_, i) => this.#route(i, variant, first)));
+    await this.#groundOf(variant).lead(variant);
     this.#variant = variant;
     await reaches(this.client, this.server.address4!);
-  }
-
-  async #route(index: number, variant: Variant, first: boolean): Promise<void> {
-    const node = this.#lab.nodes[index]!;
-    const peer = this.#lab.nodes[1 - index]!;
-    const subnet = formatCidr((await peer.subnetFile()).subnet4!);
-    switch (variant) {
-      case 'kernel':
-        await this.#kernel[index]!.setPeer(
-          { subnet, mac: this.#kernel[1 - index]!.mac, publicAddress: peer.underlay4! },
-          `${TABLE}`,
-        );
-        break;
-      case 'veth':
-        await node.apply(
-          words`route replace ${subnet} via ${peer.underlay4!} dev eth0 table ${TABLE}`,
-        );
-        break;
-      default:
-        if (!first) await node.apply(words`route flush table ${TABLE}`);
-    }
   }
 
   async setMode(mode: Mode): Promise<void> {
     if (this.#mode === mode) return;
     const on = mode === 'offload';
     const features = { tso: on, gso: on, gro: on, 'tx-udp-segmentation': on };
-    for (const { netns } of this.#lab.nodes) await setFeatures('eth0', features, { netns });
+    for (const ground of [this.#weft, this.#kernel]) {
+      for (const { netns } of ground?.lab.nodes ?? [])
+        await setFeatures('eth0', features, { netns });
+    }
     this.#mode = mode;
+  }
+
+  /** Network namespaces without an interface; the same ones each time, as many as are asked for. */
+  async spareNamespaces(count: number): Promise<readonly string[]> {
+    while (this.#spare.length < count) {
+      const netns = this.#weft!.lab.netnsOf(`spare${this.#spare.length + 1}`);
+      await createNamespace(netns);
+      this.#spare.push(netns);
+    }
+    return this.#spare.slice(0, count);
   }
 
   /** Since they started; zeros without daemons. */
   async daemonUse(): Promise<DaemonUse> {
-    const each = await Promise.all(this.#daemons.map(({ pid }) => useOf(pid)));
+    const each = await Promise.all((this.#weft?.daemons ?? []).map(({ pid }) => useOf(pid)));
     return {
       userTicks: each.reduce((sum, use) => sum + use.userTicks, 0),
       systemTicks: each.reduce((sum, use) => sum + use.systemTicks, 0),
@@ -149,15 +183,9 @@ export class Setting implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#lab[Symbol.asyncDispose]();
+    await this.#weft?.[Symbol.asyncDispose]();
+    await this.#kernel?.[Symbol.asyncDispose]();
   }
-}
-
-/** Without a daemon nobody leases a subnet: the file says what it would. */
-async function standIn(node: LabNode, underlayMtu: number): Promise<void> {
-  const mtu = underlayMtu - overheadBytes(4);
-  const text = `FLANNEL_SUBNET=10.244.${node.index}.1/24\nFLANNEL_MTU=${mtu}\n`;
-  await writeFile(node.subnetFilePath, text);
 }
 
 /** proc(5): fields 14 and 15 of stat are clock ticks in user and kernel mode, all threads. */
@@ -180,14 +208,36 @@ export interface SettingOptions {
   readonly daemonOptions: readonly string[];
 }
 
-export async function createSetting(options: SettingOptions): Promise<Setting> {
-  const lab = await createLab({ nodes: 2, families: 4, underlay: 'direct' });
-  const setting = new Setting(lab, options.daemonOptions);
-  try {
-    await setting.build(options.variants);
-  } catch (error) {
-    await setting[Symbol.asyncDispose]();
-    throw error;
+const SHAPE = { nodes: 2, podsPerNode: 2, families: 4, underlay: 'direct' } as const;
+
+/** Pods, and who answers them. */
+async function populate(lab: Lab): Promise<void> {
+  await lab.attachPods();
+  for (const pod of lab.pods) {
+    // What one variant's connections learn of the path must not help or harm the next's.
+    await writeSysctls({ 'net.ipv4.tcp_no_metrics_save': 1 }, pod.netns);
   }
-  return setting;
+  const server = lab.nodes[1]!.pods[0]!;
+  await startEcho(server, server.address4!);
+}
+
+/** The labs that the variants need, with daemons for the first of Weft's. */
+export async function createSetting(options: SettingOptions): Promise<Setting> {
+  const { variants, daemonOptions } = options;
+  await using opening = new AsyncDisposableStack();
+  let weft: WeftGround | null = null;
+  let kernel: KernelGround | null = null;
+  const first = variants.find(isWeft);
+  if (first !== undefined) {
+    weft = opening.use(new WeftGround(await createLab(SHAPE), daemonOptions));
+    await weft.lead(first);
+    await populate(weft.lab);
+  }
+  if (!variants.every(isWeft)) {
+    kernel = opening.use(new KernelGround(await createLab(SHAPE)));
+    for (const node of kernel.lab.nodes) await node.startKernelVxlan();
+    await populate(kernel.lab);
+  }
+  opening.move();
+  return new Setting(weft, kernel);
 }

@@ -41,7 +41,7 @@ export class CniExecError extends Error {
   readonly error: CniErrorMessage | null;
 
   constructor(plugin: string, command: string, output: Output) {
-    const error = parse<CniErrorMessage>(output.stdout);
+    const error = parseError(output.stdout);
     const said = error === null ? output.stderr || output.stdout : `${error.code} ${error.msg}`;
     super(`${plugin} ${command}: ${said.trim() || `exit code ${output.exitCode}`}`);
     this.plugin = plugin;
@@ -50,9 +50,9 @@ export class CniExecError extends Error {
   }
 }
 
-function parse<T>(text: string): T | null {
+function parseError(text: string): CniErrorMessage | null {
   try {
-    return JSON.parse(text) as T;
+    return JSON.parse(text) as CniErrorMessage;
   } catch {
     return null;
   }
@@ -83,7 +83,8 @@ interface NetworkList {
 }
 
 export interface RuntimeOptions {
-  readonly netns: string;
+  /** The node's; absent: our own. */
+  readonly netns?: string;
   readonly binDir: string;
   /** The first conflist in it counts. */
   readonly confDir: string;
