@@ -7,11 +7,13 @@
  */
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { type Running, poll } from '../../linux/program.ts';
+import { words } from '../../linux/ip.ts';
+import type { Running } from '../../linux/program.ts';
+import { formatCidr } from '../../wire/cidr.ts';
 import { type Lab, LabHost, type LabNode, type LabPod, addressIn, createLab } from '../lab/lab.ts';
 import { labPrefix } from '../lab/run.ts';
 import { bulkTcp } from '../lab/traffic/traffic.ts';
-import { peersKnown, within } from '../overlay/pair.ts';
+import { peersKnown } from '../overlay/pair.ts';
 import { tracesOn } from './traces.ts';
 
 const HOST_PORT = 8080;
@@ -21,6 +23,7 @@ const WHO = [process.execPath, join(import.meta.dirname, '..', 'lab', 'traffic',
 interface Answer {
   readonly name: string;
   readonly client: string;
+  readonly bytes: number;
 }
 
 let lab: Lab;
@@ -64,8 +67,18 @@ test.before(async () => {
 });
 test.after.always(async () => lab?.[Symbol.asyncDispose]());
 
-const answersOf = async (from: LabHost, targets: string[], port: number): Promise<unknown[]> =>
-  JSON.parse(await from.run([...WHO, 'ask', ...targets, `${port}`])) as unknown[];
+/** TCP and UDP to each address. @returns by `protocol/address`, an error's text where nobody answered */
+async function ask(
+  from: LabHost,
+  addresses: readonly string[],
+  port: number,
+  bytes = 1,
+): Promise<Map<string, Answer | string>> {
+  const targets = addresses.flatMap((address) => [`tcp/${address}`, `udp/${address}`]);
+  const text = await from.run([...WHO, 'ask', `${bytes}`, ...targets, `${port}`]);
+  const answers = JSON.parse(text) as (Answer | string)[];
+  return new Map(targets.map((target, i) => [target, answers[i]!]));
+}
 
 /** Underlay addresses. */
 const addressesOf = (node: LabNode): string[] => [node.underlay4!, node.underlay6!];
@@ -116,17 +129,95 @@ const cases: [string, Case][] = [
   ],
 ];
 
-async function answersAs(t: ExecutionContext, { from, to, seen }: Case): Promise<void> {
-  const targets = to().flatMap((address) => [`tcp/${address}`, `udp/${address}`]);
-  const answers = await answersOf(from(), targets, HOST_PORT);
-  for (const [i, target] of targets.entries()) {
-    const { name, client } = answers[i] as Answer;
-    t.is(name, 'web', `${target}: ${JSON.stringify(answers[i])}`);
-    const allowed = (await seen()).filter((it) => familyOf(it) === familyOf(target));
-    t.true(allowed.includes(client), `${target} sees ${client}, not ${allowed.join(' or ')}`);
+/** More than a packet holds: a large one of TCP, many fragments of UDP. */
+const LARGE_BYTES = 40_000;
+
+async function answers(
+  t: ExecutionContext,
+  { from, to, seen }: Case,
+  { name = 'web', port = HOST_PORT } = {},
+): Promise<void> {
+  const allowed = await seen();
+  for (const bytes of [1, LARGE_BYTES]) {
+    for (const [target, answer] of await ask(from(), to(), port, bytes)) {
+      t.like(answer, { name, bytes }, `${bytes} bytes to ${target}: ${JSON.stringify(answer)}`);
+      if (typeof answer === 'string') continue;
+      const { client } = answer;
+      const right = allowed.filter((it) => familyOf(it) === familyOf(target));
+      t.true(right.includes(client), `${target} sees ${client}, not ${right.join(' or ')}`);
+    }
   }
 }
 
 for (const [title, each] of cases) {
-  test.serial(`a hostPort ${title}`, (t) => answersAs(t, each));
+  test.serial(`a hostPort ${title}`, (t) => answers(t, each));
+}
+
+test.serial('a pod that goes takes its hostPort along', async (t) => {
+  await n1.deletePod(web);
+  const before = await tracesOn(n1);
+  t.deepEqual(
+    before.filter((it) => it.includes(`${HOST_PORT}`)),
+    [],
+  );
+  web = await addWeb();
+  await serve(web, POD_PORT);
+  t.true((await tracesOn(n1)).some((it) => it.includes(`${HOST_PORT}`)));
+  await answers(t, cases[0]![1]);
+  await n1.deletePod(web);
+  t.deepEqual(await tracesOn(n1), before);
+  for (const [target, answer] of await ask(outside, addressesOf(n1), HOST_PORT)) {
+    t.is(typeof answer, 'string', target);
+  }
+  web = await addWeb();
+  await serve(web, POD_PORT);
+});
+
+test.serial('to the outside, masqueraded: by the address of the node', async (t) => {
+  await serve(outside, POD_PORT);
+  const to = (): string[] => ['172.31.0.254', 'fd31::254'];
+  const from = (): LabHost => other;
+  const seen = (): string[] => addressesOf(n1);
+  await answers(t, { from, to, seen }, { name: 'outside', port: POD_PORT });
+});
+
+test.serial('a limit of bandwidth holds in both directions', async (t) => {
+  const limit = 20_000_000;
+  const burst = 2_000_000;
+  const bandwidth = {
+    ingressRate: limit,
+    ingressBurst: burst,
+    egressRate: limit,
+    egressBurst: burst,
+  };
+  const before = await tracesOn(n1);
+  const slow = await n1.addPod('slow', { runtimeConfig: { bandwidth } });
+  for (const reverse of [false, true]) {
+    const options = { reverse, seconds: 2 };
+    const { bitsPerSecond } = await bulkTcp(remote, slow, slow.address4!, options);
+    t.log(bitsPerSecond);
+    t.true(bitsPerSecond < 1.5 * limit, `${bitsPerSecond} bit/s, reverse: ${reverse}`);
+  }
+  await n1.deletePod(slow);
+  t.deepEqual(await tracesOn(n1), before);
+});
+
+test.serial('without masquerading: by its own address', async (t) => {
+  await Promise.all(daemons.map((it) => it.stop()));
+  await startDaemons([]);
+  for (const node of [n1, n2]) {
+    const { subnet4, subnet6 } = await node.subnetFile();
+    await outside.apply(
+      words`route add ${formatCidr(subnet4!)} via ${node.underlay4!}`,
+      words`route add ${formatCidr(subnet6!)} via ${node.underlay6!}`,
+    );
+  }
+  const to = (): string[] => ['172.31.0.254', 'fd31::254'];
+  const from = (): LabHost => other;
+  const seen = (): string[] => other.addresses;
+  await answers(t, { from, to, seen }, { name: 'outside', port: POD_PORT });
+});
+
+for (const [title, each] of cases) {
+  test.serial(`without masquerading, a hostPort ${title}`, (t) => answers(t, each));
 }
