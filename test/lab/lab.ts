@@ -14,7 +14,7 @@
  * as host ends and permanent neighbours.
  */
 import { mkdirSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Command, apply, listLinks, words } from '../../linux/ip.ts';
 import { createNamespace, deleteNamespace, writeSysctls } from '../../linux/netns.ts';
@@ -30,7 +30,7 @@ import {
 import { formatAddress, toIpv4, toIpv6 } from '../../wire/address.ts';
 import { type Cidr, cidrOf, formatCidr, parseCidr } from '../../wire/cidr.ts';
 import { type KernelVxlan, createKernelVxlan } from './kernel-vxlan.ts';
-import { type Run, labPrefix, openRun, removeRun } from './run.ts';
+import { type Run, labPrefix, openRun, removeRun, tracesOf } from './run.ts';
 import { type CniContainer, CniRuntime } from './runtime.ts';
 import { type FlannelConfig, LabStore, leaseKey } from './store.ts';
 
@@ -53,6 +53,7 @@ export interface LabOptions {
 }
 
 const HOUSE = join(import.meta.dirname, '..', '..');
+const DEBIAN_PLUGINS = '/usr/lib/cni';
 const NETWORK4 = '10.244.0.0/16';
 const NETWORK6 = 'fd00:10:244::/56';
 const GATEWAY4 = '169.254.1.1';
@@ -328,6 +329,12 @@ export class LabNode extends LabHost {
     return this.#pods;
   }
 
+  /** Puts Debian's plugins beside ours, where `installPlugin` finds and chains them. */
+  async addDebianPlugins(...types: string[]): Promise<void> {
+    await mkdir(this.cniBinDir, { recursive: true });
+    for (const type of types) await symlink(join(DEBIAN_PLUGINS, type), join(this.cniBinDir, type));
+  }
+
   /** The plugin and its configuration, into folders of this node's own. */
   async installPlugin(extra: readonly string[] = []): Promise<void> {
     await this.run([
@@ -348,7 +355,7 @@ export class LabNode extends LabHost {
       netns: this.netns,
       binDir: this.cniBinDir,
       confDir: this.cniConfDir,
-      morePlugins: '/usr/lib/cni',
+      morePlugins: DEBIAN_PLUGINS,
     });
     return this.#runtime;
   }
@@ -631,7 +638,12 @@ export class Lab implements AsyncDisposable {
     await this.syncKernelNodes();
   }
 
-  /** Ends every process in the lab's namespaces at once, and leaves nothing. */
+  /** What there is of the lab on this host, in words. */
+  traces(): string[] {
+    return tracesOf(this.#run);
+  }
+
+  /** Ends every process in the lab's namespaces and cgroups at once, and leaves nothing. */
   async [Symbol.asyncDispose](): Promise<void> {
     removeRun(this.#run);
   }

@@ -1,7 +1,7 @@
 /**
  * A run of the lab and its traces on the host: a directory `<tmp>/weft-lab-<prefix>-<id>` whose
- * run.json names the process that owns it, and network namespaces `<prefix>-<id>-*`. The directory
- * is there before the first namespace and goes after the last, so that whatever a killed process
+ * run.json names the process that owns it, network namespaces `<prefix>-<id>-*`, and cgroups of the same
+ * names for containers. The directory is there before the first namespace and goes after the last, so that whatever a killed process
  * leaves can be found, named and removed by the next.
  */
 import { execFileSync } from 'node:child_process';
@@ -13,12 +13,13 @@ import {
   readdirSync,
   readlinkSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 /** An earlier run died and its traces are still on the host. The message names them and the remedy. */
 export class LabLeftoverError extends Error {
@@ -40,6 +41,7 @@ interface Owner {
 }
 
 const NETNS = '/run/netns';
+const CGROUPS = '/sys/fs/cgroup';
 const directoryPrefix = 'weft-lab-';
 
 /** LAB_PREFIX lets runs of several users live side by side. @throws RangeError */
@@ -109,10 +111,55 @@ export function namespacesOf(run: Run): string[] {
   return readdirSync(NETNS).filter((name) => name.startsWith(`${run.name}-`));
 }
 
-function tracesOf(run: Run): string[] {
+/** Of containers, which have network namespaces without a name: paths, in all hierarchies. */
+function cgroupsOf(run: Run): string[] {
+  if (!existsSync(CGROUPS)) return [];
+  // Version 2 alone has them at the top; version 1 below each controller.
+  const tops = [CGROUPS, ...directoriesIn(CGROUPS)];
+  return tops.flatMap((top) =>
+    directoriesIn(top).filter((path) => basename(path).startsWith(`${run.name}-`)),
+  );
+}
+
+const directoriesIn = (path: string): string[] =>
+  ifThere(() => readdirSync(path, { withFileTypes: true }), [])
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(path, entry.name));
+
+/** Inner ones first: the order in which they can be removed. */
+const withInner = (cgroup: string): string[] => [
+  ...directoriesIn(cgroup).flatMap(withInner),
+  cgroup,
+];
+
+function pidsInCgroups(cgroups: readonly string[]): number[] {
+  const texts = cgroups
+    .flatMap(withInner)
+    .map((path) => ifThere(() => readFileSync(join(path, 'cgroup.procs'), 'utf8'), ''));
+  return texts.flatMap((text) => text.split('\n').filter((line) => line !== '')).map(Number);
+}
+
+/** @returns `absent` when it went meanwhile */
+function ifThere<T>(read: () => T, absent: T): T {
+  try {
+    return read();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENODEV') return absent;
+    throw error;
+  }
+}
+
+const pidsOf = (run: Run): number[] => [
+  ...new Set([...pidsIn(namespacesOf(run)), ...pidsInCgroups(cgroupsOf(run))]),
+];
+
+/** What there is of the run on this host, in words. */
+export function tracesOf(run: Run): string[] {
   const namespaces = namespacesOf(run).map((name) => `namespace ${name}`);
-  const pids = pidsIn(namespacesOf(run)).map((pid) => `process ${pid}`);
-  return [...namespaces, ...pids, ...(existsSync(run.directory) ? [run.directory] : [])];
+  const pids = pidsOf(run).map((pid) => `process ${pid}`);
+  const rest = [...cgroupsOf(run), ...(existsSync(run.directory) ? [run.directory] : [])];
+  return [...namespaces, ...pids, ...rest];
 }
 
 /** Runs of this prefix whose owner is gone, by their directories and by their namespaces. */
@@ -158,20 +205,22 @@ function pidsIn(namespaces: readonly string[]): number[] {
 }
 
 /**
- * Ends the processes in the run's namespaces, then removes namespaces and directory. Synchronous, so
- * that it works while the process exits. Removing twice is fine.
+ * Ends the processes in the run's namespaces and cgroups, then removes these and the directory.
+ * Synchronous, so that it works while the process exits. Removing twice is fine.
  */
 export function removeRun(run: Run): void {
   open.delete(run);
   const namespaces = namespacesOf(run);
   const deadline = Date.now() + 10_000;
-  for (let pids = pidsIn(namespaces); pids.length > 0; pids = pidsIn(namespaces)) {
+  for (let pids = pidsOf(run); pids.length > 0; pids = pidsOf(run)) {
     if (Date.now() > deadline) {
       throw new Error(`processes ${pids.join(', ')} of ${run.name} do not end`);
     }
     for (const pid of pids) kill(pid);
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
   }
+  for (const cgroup of cgroupsOf(run).flatMap(withInner))
+    ifThere(() => rmdirSync(cgroup), undefined);
   for (const name of namespaces) execFileSync('ip', ['netns', 'delete', name]);
   rmSync(run.directory, { recursive: true, force: true });
 }

@@ -94,7 +94,8 @@ export interface RuntimeOptions {
 
 export class CniRuntime {
   readonly #options: RuntimeOptions;
-  readonly #results = new Map<string, CniResult>();
+  /** What ADD was asked and gave, as libcni keeps it: DEL and CHECK get both. */
+  readonly #cache = new Map<string, { readonly asked: CniContainer; readonly result: CniResult }>();
 
   constructor(options: RuntimeOptions) {
     this.#options = options;
@@ -162,28 +163,30 @@ export class CniRuntime {
       await this.delete(container);
       throw error;
     }
-    this.#results.set(keyOf(container), result!);
+    this.#cache.set(keyOf(container), { asked: container, result: result! });
     return result!;
   }
 
   /** @throws CniExecError of the first plugin that fails */
   async check(container: CniContainer): Promise<void> {
     const network = await this.#network();
-    const prevResult = this.#results.get(keyOf(container));
+    const { asked, result } = this.#cache.get(keyOf(container)) ?? {};
+    const whole = { ...asked, ...container };
     for (const plugin of network.plugins) {
-      await this.#exec('CHECK', network, plugin, container, { prevResult });
+      await this.#exec('CHECK', network, plugin, whole, { prevResult: result });
     }
   }
 
   /** @throws CniExecError of the first plugin that fails */
   async delete(container: CniContainer): Promise<void> {
     const network = await this.#network();
-    const prevResult = this.#results.get(keyOf(container));
+    const { asked, result } = this.#cache.get(keyOf(container)) ?? {};
+    const whole = { ...asked, ...container };
     for (const plugin of network.plugins.toReversed()) {
-      const more = prevResult === undefined ? {} : { prevResult };
-      await this.#exec('DEL', network, plugin, container, more);
+      const more = result === undefined ? {} : { prevResult: result };
+      await this.#exec('DEL', network, plugin, whole, more);
     }
-    this.#results.delete(keyOf(container));
+    this.#cache.delete(keyOf(container));
   }
 }
 

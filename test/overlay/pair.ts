@@ -10,7 +10,7 @@ import { get } from 'node:http';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
-import type { StatusMessage } from '../../daemon/messages.ts';
+import type { IpamMessage, StatusMessage } from '../../daemon/messages.ts';
 import { writeSysctls } from '../../linux/netns.ts';
 import { type Running, collect, poll } from '../../linux/program.ts';
 import {
@@ -81,16 +81,20 @@ export async function createPair(
   }
 }
 
-/** What `weft status --json` prints. */
-export const statusOf = (node: LabNode): Promise<StatusMessage> =>
+const ask = <T>(node: LabNode, path: string): Promise<T> =>
   new Promise((resolve, reject) => {
-    const socketPath = join(node.directory, 'state', 'weft.sock');
-    get({ socketPath, path: '/v1/status', agent: false }, (answer) => {
+    get({ socketPath: join(node.stateDir, 'weft.sock'), path, agent: false }, (answer) => {
       let text = '';
       answer.setEncoding('utf8').on('data', (piece: string) => (text += piece));
-      answer.on('end', () => resolve(JSON.parse(text) as StatusMessage));
+      answer.on('end', () => resolve(JSON.parse(text) as T));
     }).on('error', reject);
   });
+
+/** What `weft status --json` prints. */
+export const statusOf = (node: LabNode): Promise<StatusMessage> => ask(node, '/v1/status');
+
+/** The node's pods and their addresses. */
+export const ipamOf = (node: LabNode): Promise<IpamMessage> => ask(node, '/v1/ipam');
 
 /** Ready, with a peer. */
 export const peersKnown = (node: LabNode): Promise<StatusMessage> =>
