@@ -52,6 +52,10 @@ export class DaemonError extends Error {
 const RECONCILE_EVERY_MS = 30_000;
 /** After a failure. */
 const RECONCILE_AGAIN_MS = 2_000;
+/** Pods' passes go first for so long. */
+const NODE_WITHIN_MS = 2_000;
+/** Between two passes over pods: one for many costs little more than one for one. */
+const GATHER_MS = 4;
 /** How often to ask whether somebody has changed the host. */
 const NOTICE_EVERY_MS = 500;
 
@@ -450,6 +454,9 @@ class NodeDaemon {
   /** One pass after another: over the whole host where that is asked for, or over the pods alone. */
   async #reconcileForever(signal: AbortSignal): Promise<void> {
     let nodeAgainAtMs = 0;
+    let lastWholeMs = 0;
+    /** A pass over the pods failed, perhaps for what only a pass over all can mend. */
+    let isForced = false;
     for (;;) {
       signal.throwIfAborted();
       this.#nodeEvent = Promise.withResolvers();
@@ -459,19 +466,29 @@ class NodeDaemon {
       const nowMs = bootTimeMs();
       const isPaused = this.#hostProblem !== null && nowMs < nodeAgainAtMs;
       const isDue = nowMs >= nodeAgainAtMs;
-      const whole = this.#canSetHost() && !isPaused && (this.#isNodeDirty || isDue);
+      // Who waits for a pod waits for little; but not for ever is the whole put off.
+      const isWanted =
+        this.#isNodeDirty && (waiters.length === 0 || nowMs - lastWholeMs > NODE_WITHIN_MS);
+      const whole = this.#canSetHost() && !isPaused && (isWanted || isDue || isForced);
+      isForced = false;
       let result: PodHostResult | null = null;
       let failure: Error | null = null;
       try {
         if (whole) {
           this.#isNodeDirty = false;
+          lastWholeMs = nowMs;
           result = await this.#reconcile();
           if (this.#hostProblem !== null) this.#log.info('host state is as it should be again');
           this.#hostProblem = null;
         } else if (waiters.length > 0) {
-          result = await this.#reconcilePods();
+          result = this.#reconcilePods(false);
         }
       } catch (error) {
+        if (!whole && this.#canSetHost() && !isPaused) {
+          isForced = true;
+          this.#podWaiters.unshift(...waiters);
+          continue;
+        }
         failure = error as Error;
         if (failure.message !== this.#hostProblem?.message) {
           this.#log.error({ err: failure }, 'host state is not as it should be; trying again');
@@ -482,12 +499,16 @@ class NodeDaemon {
         if (failure !== null) waiter.reject(failure);
         else waiter.resolve(result!);
       }
+      // Answers go out, and questions that come meanwhile share the next pass.
+      if (waiters.length > 0) await sleep(GATHER_MS);
       if (whole || failure !== null) {
         const pauseMs = failure === null ? RECONCILE_EVERY_MS : RECONCILE_AGAIN_MS;
         nodeAgainAtMs = bootTimeMs() + pauseMs;
       }
       this.#sayReady();
-      await this.#nextPass(nodeAgainAtMs, signal);
+      if (!this.#isNodeDirty || isPaused || !this.#canSetHost()) {
+        await this.#nextPass(nodeAgainAtMs, signal);
+      }
     }
   }
 
@@ -520,7 +541,7 @@ class NodeDaemon {
     const { network, mtuBytes } = this.#fixed!;
     const { stateDir, tunName, ipMasq } = this.#config;
     const state = this.#keeper!.state;
-    if (state.kind !== 'held') return await this.#reconcilePods();
+    if (state.kind !== 'held') return this.#reconcilePods(false);
     if (state.lease !== this.#recorded) await this.#record(state.lease);
     const { plan, pinned } = await reconcileHost(
       {
@@ -537,7 +558,7 @@ class NodeDaemon {
       stateDir,
     );
     this.#podHost!.pinnedAre(pinned);
-    const result = await this.#reconcilePods();
+    const result = this.#reconcilePods(true);
     // Not awaited: it asks for a pass of its own.
     void this.#bury();
     this.#hostApplied = true;
@@ -563,13 +584,15 @@ class NodeDaemon {
     }
   }
 
-  async #reconcilePods(): Promise<PodHostResult> {
-    const result = await this.#podHost!.reconcile({
+  /** @param whole  not only what has come and gone since the last whole pass */
+  #reconcilePods(whole: boolean): PodHostResult {
+    const inputs = {
       attachments: this.#pods!.attachments,
       subnet4: this.#recorded?.subnet4 ?? null,
       subnet6: this.#recorded?.subnet6 ?? null,
       mtuBytes: this.#fixed?.mtuBytes ?? null,
-    });
+    };
+    const result = whole ? this.#podHost!.reconcile(inputs) : this.#podHost!.update(inputs);
     const { changes, failures } = result;
     if (changes.length > 0) this.#log.debug({ changes }, 'changed what pods have on the host');
     this.#podFailures.tell(failures);

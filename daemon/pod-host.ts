@@ -14,12 +14,12 @@
  */
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
-import { formatAlias, parseAlias } from '../ipam/attachment-alias.ts';
+import { formatAlias, isAlias, parseAlias } from '../ipam/attachment-alias.ts';
 import { type AttachmentKey, addressesOf, keyText } from '../ipam/pod-pool.ts';
 import type { Attachment } from '../ipam/types.ts';
 import { type Netlink, inNamespace, openNetlink } from '../linux/netlink.ts';
 import { NamespaceError, type NamespaceFile, openNamespace } from '../linux/netns.ts';
-import { applyRuleset } from '../linux/nft.ts';
+import { type ElementChange, interfaceKey, openElementWriter } from '../linux/nft-elements.ts';
 import {
   type LinkState,
   type NeighborState,
@@ -40,10 +40,17 @@ import {
   replaceRoute,
   setLink,
 } from '../linux/rtnetlink.ts';
-import { type IpAddress, formatAddress, parseIpv4, parseIpv6 } from '../wire/address.ts';
+import {
+  type IpAddress,
+  addressBytes,
+  formatAddress,
+  parseAddress,
+  parseIpv4,
+  parseIpv6,
+} from '../wire/address.ts';
 import { type Cidr, type Cidr4, type Cidr6, cidrOf, cidrsEqual, formatCidr } from '../wire/cidr.ts';
-import { type Mac, formatMac, parseMac } from '../wire/mac.ts';
-import { type Pin, POD_INTERFACE_PREFIX, pinChanges, pinElement } from './ruleset.ts';
+import { formatMac, macBytes, parseMac } from '../wire/mac.ts';
+import { NFT_TABLE, type Pin, POD_INTERFACE_PREFIX, pinElement, pinSet } from './ruleset.ts';
 import { OUR_PROTOCOL, POD_TABLE } from './steering.ts';
 
 export const GATEWAY4 = parseIpv4('169.254.1.1');
@@ -68,8 +75,14 @@ export class PodHostError extends Error {
   }
 }
 
+/** What follows from an attachment, once: a pass asks it of every pod. */
+const names = new WeakMap<AttachmentKey, string>();
+const pins = new WeakMap<Attachment, readonly Pin[]>();
+
 /** 15 characters: the prefix and 50 bits of a digest, in the letters of base 32. */
 export function hostInterfaceOf(key: AttachmentKey): string {
+  const known = names.get(key);
+  if (known !== undefined) return known;
   const digest = createHash('sha256').update(keyText(key)).digest();
   let bits = digest.readUIntBE(0, 6) * 4 + (digest[6]! >>> 6);
   let text = '';
@@ -77,21 +90,29 @@ export function hostInterfaceOf(key: AttachmentKey): string {
     text = '0123456789abcdefghijklmnopqrstuv'[bits % 32]! + text;
     bits = Math.floor(bits / 32);
   }
-  return POD_INTERFACE_PREFIX + text;
+  const name = POD_INTERFACE_PREFIX + text;
+  names.set(key, name);
+  return name;
 }
 
 const hostBlock = (address: IpAddress): Cidr =>
   cidrOf(address, typeof address === 'number' ? 32 : 128);
 
+function pinsOfOne(it: Attachment): readonly Pin[] {
+  const known = pins.get(it);
+  if (known !== undefined) return known;
+  const made = addressesOf(it).map((address) => ({
+    family: typeof address === 'number' ? (4 as const) : (6 as const),
+    iface: hostInterfaceOf(it),
+    mac: formatMac(it.mac),
+    address: formatAddress(address),
+  }));
+  pins.set(it, made);
+  return made;
+}
+
 export const pinsOf = (attachments: readonly Attachment[]): readonly Pin[] =>
-  attachments.flatMap((it) =>
-    addressesOf(it).map((address) => ({
-      family: typeof address === 'number' ? (4 as const) : (6 as const),
-      iface: hostInterfaceOf(it),
-      mac: formatMac(it.mac),
-      address: formatAddress(address),
-    })),
-  );
+  attachments.flatMap(pinsOfOne);
 
 export interface PodHostInputs {
   readonly attachments: readonly Attachment[];
@@ -119,8 +140,7 @@ const setting = (path: string, value: string): void =>
 
 const hasOurName = (link: LinkState): boolean =>
   link.kind === 'veth' && link.name.startsWith(POD_INTERFACE_PREFIX);
-const isFinished = (link: LinkState): boolean =>
-  hasOurName(link) && parseAlias(link.alias) !== null;
+const isFinished = (link: LinkState): boolean => hasOurName(link) && isAlias(link.alias);
 /** Only we make such a thing, and give it its alias within the same moment. */
 const isUnfinished = (link: LinkState): boolean =>
   hasOurName(link) && link.alias === '' && link.mac === GATEWAY_MAC;
@@ -136,11 +156,15 @@ function setting6(path: string, value: string): void {
 
 export class PodHost implements Disposable {
   readonly #netlink: Netlink = openNetlink();
+  readonly #elements = openElementWriter();
   /** Elements of the nft sets; null: not known. */
   #pinned: Set<string> | null = null;
+  /** What was last found, or made, as it should be, with its interface's index; null: not known. */
+  #made: Map<Attachment, number> | null = null;
 
   [Symbol.dispose](): void {
     this.#netlink[Symbol.dispose]();
+    this.#elements[Symbol.dispose]();
   }
 
   /** Our interfaces on the host, by what their aliases say. */
@@ -174,18 +198,61 @@ export class PodHost implements Disposable {
 
   /**
    * Brings the host to what is wanted. One attachment's failure leaves the others alone.
-   * @throws ProgramError when nft refuses; what was pinned is unknown then
+   * @throws NetlinkError, for the sets too; what was pinned is unknown then
    */
-  async reconcile(inputs: PodHostInputs): Promise<PodHostResult> {
+  reconcile(inputs: PodHostInputs): PodHostResult {
     const { attachments } = inputs;
     const failures = new Map<string, Error>();
     const changes: string[] = [];
+    this.#made = null;
     this.#removeOthers(attachments, changes);
     // Before the interface: its first packet must pass.
-    await this.#pin(pinsOf(attachments), changes);
-    const indexes = this.#makeInterfaces(inputs, failures, changes);
-    this.#route(inputs, indexes, changes);
-    this.#nameNeighbours(attachments, indexes, changes);
+    this.#pin(pinsOf(attachments), changes);
+    const links = new Map(listLinks(this.#netlink).map((link) => [link.name, link]));
+    // An interface that was down has lost its IPv6 address.
+    const gateways = new Set(
+      listAddresses(this.#netlink).flatMap((it) => (it.address === GATEWAY6 ? [it.index] : [])),
+    );
+    const find = (name: string): LinkState | null => links.get(name) ?? null;
+    const made = this.#makeInterfaces(inputs, attachments, find, gateways, failures, changes);
+    this.#route(inputs, made, changes);
+    this.#nameNeighbours(made, changes);
+    this.#made = made;
+    return { failures, changes };
+  }
+
+  /**
+   * The same for the attachments that came and went since, without a look at the others: what somebody
+   * else changes is found by the next `reconcile`. A pass costs what has changed, not what there is.
+   */
+  update(inputs: PodHostInputs): PodHostResult {
+    const before = this.#made;
+    if (before === null) return this.reconcile(inputs);
+    const failures = new Map<string, Error>();
+    const changes: string[] = [];
+    const wanted = new Set(inputs.attachments);
+    const gone = [...before].filter(([it]) => !wanted.has(it));
+    const fresh = inputs.attachments.filter((it) => !before.has(it));
+    this.#made = null;
+    this.#remove(
+      gone.map(([it, index]) => ({ name: hostInterfaceOf(it), index })),
+      changes,
+    );
+    this.#pin(pinsOf(inputs.attachments), changes);
+    const find = (name: string): LinkState | null => findLink(this.#netlink, name);
+    const none = new Set<number>();
+    const made = this.#makeInterfaces(inputs, fresh, find, none, failures, changes);
+    for (const [attachment, index] of made) {
+      for (const route of routesOf(inputs, attachment, index)) {
+        ifStillThere(() => replaceRoute(this.#netlink, route));
+      }
+      for (const it of neighboursOf(attachment, index)) {
+        ifStillThere(() => replaceNeighbor(this.#netlink, it));
+      }
+    }
+    for (const [it] of gone) before.delete(it);
+    for (const [it, index] of made) before.set(it, index);
+    this.#made = before;
     return { failures, changes };
   }
 
@@ -195,16 +262,20 @@ export class PodHost implements Disposable {
     const doomed = listLinks(this.#netlink).filter(
       (it) => isUnfinished(it) || (isFinished(it) && !wanted.has(it.name)),
     );
+    this.#remove(doomed, changes);
+  }
+
+  #remove(doomed: readonly Pick<LinkState, 'name' | 'index'>[], changes: string[]): void {
     if (doomed.length === 0) return;
-    for (const link of doomed) {
+    for (const { name, index } of doomed) {
       // Its namespace may take it away at any moment.
-      ifStillThere(() => setLink(this.#netlink, link.index, { group: DOOMED_GROUP }));
-      changes.push(`-${link.name}`);
+      ifStillThere(() => setLink(this.#netlink, index, { group: DOOMED_GROUP }));
+      changes.push(`-${name}`);
     }
     deleteLinkGroup(this.#netlink, DOOMED_GROUP);
   }
 
-  async #pin(pins: readonly Pin[], changes: string[]): Promise<void> {
+  #pin(pins: readonly Pin[], changes: string[]): void {
     // Without the table there is nothing to change; who makes it anew fills it.
     if (this.#pinned === null) return;
     const present = this.#pinned;
@@ -213,30 +284,33 @@ export class PodHost implements Disposable {
     const remove = [...present].filter((text) => !wanted.has(text)).map(pinOf);
     if (add.length + remove.length === 0) return;
     this.#pinned = null;
-    await applyRuleset(pinChanges(add, remove));
+    this.#elements.apply(NFT_TABLE, [
+      ...remove.map((it) => pinChange('delete', it)),
+      ...add.map((it) => pinChange('add', it)),
+    ]);
     this.#pinned = new Set(wanted.keys());
     changes.push(`pins +${add.length} -${remove.length}`);
   }
 
-  /** @returns interface index by host name */
+  /**
+   * @param gateways indexes of interfaces that have the gateway's address
+   * @returns        those that have their interface, with its index
+   */
   #makeInterfaces(
-    inputs: PodHostInputs,
+    { mtuBytes }: PodHostInputs,
+    attachments: readonly Attachment[],
+    find: (name: string) => LinkState | null,
+    gateways: ReadonlySet<number>,
     failures: Map<string, Error>,
     changes: string[],
-  ): Map<string, number> {
-    const links = new Map(listLinks(this.#netlink).map((link) => [link.name, link]));
-    // An interface that was down has lost its IPv6 address.
-    const gateways = new Set(
-      listAddresses(this.#netlink).flatMap((it) => (it.address === GATEWAY6 ? [it.index] : [])),
-    );
-    const indexes = new Map<string, number>();
-    const { attachments, mtuBytes } = inputs;
+  ): Map<Attachment, number> {
+    const made = new Map<Attachment, number>();
     for (const attachment of attachments) {
       const name = hostInterfaceOf(attachment);
       try {
-        let link = links.get(name);
-        if (link === undefined && mtuBytes === null) continue;
-        if (link === undefined) {
+        let link = find(name);
+        if (link === null && mtuBytes === null) continue;
+        if (link === null) {
           link = this.#makeInterface(attachment, mtuBytes!);
           changes.push(`+${name}`);
         } else if (!isFinished(link)) {
@@ -244,21 +318,29 @@ export class PodHost implements Disposable {
             'ERR_INTERFACE_EXISTS',
             `interface ${name} on the host is somebody else's`,
           );
+        } else {
+          this.#mendInterface(attachment, link, mtuBytes, gateways.has(link.index), changes);
         }
-        if (!link.up || (mtuBytes !== null && link.mtuBytes !== mtuBytes)) {
-          const mtu = mtuBytes === null ? {} : { mtuBytes };
-          setLink(this.#netlink, link.index, { up: true, ...mtu });
-          changes.push(`~${name}`);
-        }
-        if (attachment.address6 !== null && !gateways.has(link.index)) {
-          addGateway6(this.#netlink, link.index);
-        }
-        indexes.set(name, link.index);
+        made.set(attachment, link.index);
       } catch (error) {
         failures.set(keyText(attachment), error as Error);
       }
     }
-    return indexes;
+    return made;
+  }
+
+  #mendInterface(
+    { address6 }: Attachment,
+    { name, index, up, mtuBytes: mtuNow }: LinkState,
+    mtuBytes: number | null,
+    hasGateway: boolean,
+    changes: string[],
+  ): void {
+    if (!up || (mtuBytes !== null && mtuNow !== mtuBytes)) {
+      setLink(this.#netlink, index, { up: true, ...(mtuBytes === null ? {} : { mtuBytes }) });
+      changes.push(`~${name}`);
+    }
+    if (address6 !== null && !hasGateway) addGateway6(this.#netlink, index);
   }
 
   #makeInterface(attachment: Attachment, mtuBytes: number): LinkState {
@@ -291,24 +373,14 @@ export class PodHost implements Disposable {
     return { ...link, up: true };
   }
 
-  #route(
-    { attachments, subnet4, subnet6 }: PodHostInputs,
-    indexes: ReadonlyMap<string, number>,
-    changes: string[],
-  ): void {
-    for (const subnet of [subnet4, subnet6]) {
+  #route(inputs: PodHostInputs, made: ReadonlyMap<Attachment, number>, changes: string[]): void {
+    const all = [...made].flatMap(([attachment, index]) => routesOf(inputs, attachment, index));
+    for (const subnet of [inputs.subnet4, inputs.subnet6]) {
       if (subnet === null) continue;
       const { family } = subnet;
-      const common = { table: POD_TABLE, protocol: OUR_PROTOCOL } as const;
       // What no pod has is not to go round through the overlay's route.
-      const wanted: RouteSpec[] = [{ ...common, to: subnet, type: 'unreachable' }];
-      for (const attachment of attachments) {
-        const address = family === 4 ? attachment.address4 : attachment.address6;
-        const index = indexes.get(hostInterfaceOf(attachment));
-        if (address === null || index === undefined) continue;
-        const scope = family === 4 ? { scope: 'link' as const } : {};
-        wanted.push({ ...common, to: hostBlock(address), index, src: subnet.base, ...scope });
-      }
+      const rest: RouteSpec = { ...OURS, to: subnet, type: 'unreachable' };
+      const wanted = [rest, ...all.filter((it) => it.to.family === family)];
       const present = this.#routes(family);
       const keys = new Set(wanted.map(routeKey));
       const found = new Set(present.map(routeKey));
@@ -326,25 +398,17 @@ export class PodHost implements Disposable {
     }
   }
 
-  /** The pod need not be asked for its Ethernet address, and cannot answer for another's. */
-  #nameNeighbours(
-    attachments: readonly Attachment[],
-    indexes: ReadonlyMap<string, number>,
-    changes: string[],
-  ): void {
+  #nameNeighbours(made: ReadonlyMap<Attachment, number>, changes: string[]): void {
     const known = new Set(
       listNeighbors(this.#netlink)
         .filter((it) => it.permanent)
         .map(neighbourKey),
     );
-    for (const attachment of attachments) {
-      const index = indexes.get(hostInterfaceOf(attachment));
-      if (index === undefined) continue;
-      for (const address of addressesOf(attachment)) {
-        const neighbour = { index, address, mac: attachment.mac };
-        if (known.has(neighbourKey(neighbour))) continue;
-        ifStillThere(() => replaceNeighbor(this.#netlink, neighbour));
-        changes.push(`+neighbour ${formatAddress(address)}`);
+    for (const [attachment, index] of made) {
+      for (const it of neighboursOf(attachment, index)) {
+        if (known.has(neighbourKey(it))) continue;
+        ifStillThere(() => replaceNeighbor(this.#netlink, it));
+        changes.push(`+neighbour ${formatAddress(it.address)}`);
       }
     }
   }
@@ -487,19 +551,47 @@ const ENOENT = 2;
 const ESRCH = 3;
 const ENODEV = 19;
 
+const OURS = { table: POD_TABLE, protocol: OUR_PROTOCOL } as const;
+
+/** By which the node itself and the packet path reach the pod; the node's source is its own address. */
+const routesOf = (
+  { subnet4, subnet6 }: PodHostInputs,
+  attachment: Attachment,
+  index: number,
+): readonly RouteSpec[] =>
+  addressesOf(attachment).flatMap((address): RouteSpec[] => {
+    const subnet = typeof address === 'number' ? subnet4 : subnet6;
+    if (subnet === null) return [];
+    const scope = subnet.family === 4 ? { scope: 'link' as const } : {};
+    return [{ ...OURS, to: hostBlock(address), index, src: subnet.base, ...scope }];
+  });
+
+/** The pod need not be asked for its Ethernet address, and cannot answer for another's. */
+const neighboursOf = (attachment: Attachment, index: number) =>
+  addressesOf(attachment).map((address) => ({ index, address, mac: attachment.mac }));
+
 function pinOf(element: string): Pin {
   const [iface = '', mac = '', address = ''] = element.split(' . ');
   const family = address.includes(':') ? 6 : 4;
   return { family, iface: iface.replaceAll('"', ''), mac, address };
 }
 
-const routeKey = ({ to, type, index, src }: RouteSpec | RouteState): string =>
-  `${type ?? 'unicast'} ${formatAddress(to.base)}/${to.length} ` +
+const pinChange = (verb: ElementChange['verb'], pin: Pin): ElementChange => ({
+  verb,
+  set: pinSet(pin),
+  key: [
+    interfaceKey(pin.iface),
+    macBytes(parseMac(pin.mac)),
+    addressBytes(parseAddress(pin.address)),
+  ],
+});
+
+const routeKey = ({ to, type = 'unicast', index, src }: RouteSpec | RouteState): string =>
   // The kernel shows lo as the device of an unreachable IPv6 route.
-  `${type === 'unreachable' ? '-' : index} ${src === undefined || src === null ? '-' : formatAddress(src)}`;
+  `${type} ${to.base}/${to.length} ${type === 'unreachable' ? '-' : index} ${src ?? '-'}`;
 
 const specOf = ({ to, type, index, protocol }: RouteState): RouteSpec => ({
-  table: POD_TABLE,
+  ...OURS,
   protocol,
   to,
   type,
@@ -507,4 +599,4 @@ const specOf = ({ to, type, index, protocol }: RouteState): RouteSpec => ({
 });
 
 const neighbourKey = ({ index, address, mac }: Pick<NeighborState, 'index' | 'address' | 'mac'>) =>
-  `${index} ${formatAddress(address)} ${mac === null ? '-' : formatMac(mac as Mac)}`;
+  `${index} ${address} ${mac}`;

@@ -79,15 +79,6 @@ export const pinSet = ({ family }: Pin): string => `pods${family}`;
 export const pinElement = ({ iface, mac, address }: Omit<Pin, 'family'>): string =>
   `"${iface}" . ${mac} . ${address}`;
 
-/** Changes of the sets' elements, as one transaction. */
-export const pinChanges = (add: readonly Pin[], remove: readonly Pin[]): string =>
-  [...remove.map((it) => ['delete', it] as const), ...add.map((it) => ['add', it] as const)]
-    .map(
-      ([verb, pin]) =>
-        `${verb} element ${NFT_FAMILY} ${NFT_TABLE} ${pinSet(pin)} { ${pinElement(pin)} }\n`,
-    )
-    .join('');
-
 interface Block {
   readonly ip: 'ip' | 'ip6';
   readonly network: string;

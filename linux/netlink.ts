@@ -55,11 +55,14 @@ const NLMSGERR_ATTR_MSG = 1;
 const NLA_F_NESTED = 0x8000;
 const NLA_TYPE_MASK = 0x3fff;
 
+const NFNL_MSG_BATCH_BEGIN = 16;
+const NFNL_MSG_BATCH_END = 17;
+
 const HEADER_BYTES = 16;
 const ATTRIBUTE_HEADER_BYTES = 4;
 /** The kernel fills up to 32 KiB with one part of a dump. */
 const RECEIVE_BYTES = 65536;
-const SEND_BYTES = 16384;
+const SEND_BYTES = 65536;
 /** A dump that something changed meanwhile is read again this often before that is an error. */
 const DUMP_ATTEMPTS = 8;
 
@@ -164,6 +167,11 @@ export interface NetlinkReply {
 export interface Netlink extends Disposable {
   /** Asks, and returns after the acknowledgement with what came before it. @throws NetlinkError */
   request(request: NetlinkRequest): NetlinkReply[];
+  /**
+   * For NETLINK_NETFILTER: carries out all or none. Together at most 64 KiB, and at least one.
+   * @throws NetlinkError for the first that was refused
+   */
+  transact(what: string, subsystem: number, requests: readonly NetlinkRequest[]): void;
   /** Asks for a list: all of it as it was at one time. @throws NetlinkError */
   dump(request: NetlinkRequest): NetlinkReply[];
   /**
@@ -206,17 +214,22 @@ export function openNetlink(options: NetlinkOptions = {}): Netlink {
   let sequence = 0;
   let closed = false;
 
-  function ask(request: NetlinkRequest, flags: number): void {
-    const { type, body, what } = request;
+  /** Lays a message at `at` of the room for sending. @returns where the next one may stand */
+  function put(at: number, { type, body, flags: more = 0 }: NetlinkRequest, flags: number): number {
     const bytes = HEADER_BYTES + body.length;
+    roomView.setUint32(RECEIVE_BYTES + at, bytes, true);
+    roomView.setUint16(RECEIVE_BYTES + at + 4, type, true);
+    roomView.setUint16(RECEIVE_BYTES + at + 6, NLM_F_REQUEST | flags | more, true);
+    roomView.setUint32(RECEIVE_BYTES + at + 8, sequence, true);
+    roomView.setUint32(RECEIVE_BYTES + at + 12, 0, true);
+    room.set(body, RECEIVE_BYTES + at + HEADER_BYTES);
+    return at + aligned(bytes);
+  }
+
+  function ask(request: NetlinkRequest, flags: number): void {
     sequence = (sequence % 0xffffffff) + 1;
-    roomView.setUint32(RECEIVE_BYTES, bytes, true);
-    roomView.setUint16(RECEIVE_BYTES + 4, type, true);
-    roomView.setUint16(RECEIVE_BYTES + 6, NLM_F_REQUEST | flags | (request.flags ?? 0), true);
-    roomView.setUint32(RECEIVE_BYTES + 8, sequence, true);
-    roomView.setUint32(RECEIVE_BYTES + 12, 0, true);
-    room.set(body, RECEIVE_BYTES + HEADER_BYTES);
-    if (send(fd, sendAddress, bytes, 0) < 0) throw new NetlinkError(what, errno());
+    const bytes = put(0, request, flags);
+    if (send(fd, sendAddress, bytes, 0) < 0) throw new NetlinkError(request.what, errno());
   }
 
   /** Reads up to the acknowledgement or the end of the list. @returns false if it changed meanwhile */
@@ -250,6 +263,19 @@ export function openNetlink(options: NetlinkOptions = {}): Netlink {
       ask(request, NLM_F_ACK);
       receive(request.what, replies);
       return replies;
+    },
+    transact: (what, subsystem, requests) => {
+      sequence = (sequence % 0xffffffff) + 1;
+      // struct nfgenmsg, with the subsystem in network order.
+      const body = Uint8Array.of(0, 0, 0, subsystem);
+      let at = put(0, { type: NFNL_MSG_BATCH_BEGIN, body, what }, 0);
+      // All have one number: the first refusal is an answer to it, or else the last one's acknowledgement.
+      requests.forEach((it, i) => {
+        at = put(at, it, i === requests.length - 1 ? NLM_F_ACK : 0);
+      });
+      at = put(at, { type: NFNL_MSG_BATCH_END, body, what }, 0);
+      if (send(fd, sendAddress, at, 0) < 0) throw new NetlinkError(what, errno());
+      receive(what, []);
     },
     dump: (request) => {
       for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {

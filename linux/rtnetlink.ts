@@ -6,14 +6,14 @@
 import {
   type Family,
   type IpAddress,
+  addressBytes,
   familyOf,
   formatAddress,
-  ipv6Words,
   toIpv4,
   toIpv6,
 } from '../wire/address.ts';
 import { type Cidr, cidrOf, formatCidr } from '../wire/cidr.ts';
-import { type Mac, toMac } from '../wire/mac.ts';
+import { type Mac, macBytes, toMac } from '../wire/mac.ts';
 import { EEXIST, ENODEV, ENOENT, ESRCH } from './errno.ts';
 import {
   type Attribute,
@@ -122,19 +122,12 @@ export type RouteType = (typeof ROUTE_TYPES)[number];
 const SCOPES = { global: 0, site: 200, link: 253, host: 254, nowhere: 255 } as const;
 export type Scope = keyof typeof SCOPES;
 
-const scopeOf = (number: number): Scope => {
-  for (const [name, value] of Object.entries(SCOPES)) if (value === number) return name as Scope;
-  return 'global';
-};
+const SCOPE_NAMES = new Map<number, Scope>(
+  Object.entries(SCOPES).map(([name, number]) => [number, name as Scope]),
+);
+const scopeOf = (number: number): Scope => SCOPE_NAMES.get(number) ?? 'global';
 
 const afOf = (family: Family): number => (family === 4 ? AF_INET : AF_INET6);
-
-function addressBytes(address: IpAddress): Uint8Array {
-  const words = typeof address === 'number' ? [address] : ipv6Words(address);
-  const view = new DataView(new ArrayBuffer(4 * words.length));
-  for (const [i, word] of words.entries()) view.setUint32(4 * i, word);
-  return new Uint8Array(view.buffer);
-}
 
 function readAddress(view: DataView): IpAddress {
   return view.byteLength === 4
@@ -148,13 +141,6 @@ const addressOrNull = (view: DataView | undefined): IpAddress | null =>
 
 const numberOrNull = (view: DataView | undefined): number | null =>
   view === undefined ? null : view.getInt32(0, true);
-
-function macBytes(mac: Mac): Uint8Array {
-  const view = new DataView(new ArrayBuffer(6));
-  view.setUint16(0, Math.floor(mac / 2 ** 32));
-  view.setUint32(2, mac % 2 ** 32);
-  return new Uint8Array(view.buffer);
-}
 
 /** Null unless it is an Ethernet address: tunnels have an IP address there, or nothing. */
 const macOrNull = (view: DataView | undefined): Mac | null =>

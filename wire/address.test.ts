@@ -1,5 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
+import { IPv6, collapseIPv6Number } from 'ip-num';
 import {
   AddressError,
   familyOf,
@@ -121,5 +122,18 @@ test('every IPv6 address is written as the URL standard writes it, and read back
       t.is(text, new URL(`http://[${long}]/`).hostname.slice(1, -1));
     }),
     { numRuns: 300 },
+  );
+});
+
+test("IPv6 text is ip-num's", (t) => {
+  // Zero groups in any pattern are what the short form depends on.
+  const group = fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 0xffff }));
+  fc.assert(
+    fc.property(fc.array(group, { minLength: 8, maxLength: 8 }), (groups) => {
+      const value = groups.reduce((sum, it) => (sum << 16n) | BigInt(it), 0n);
+      const reference = collapseIPv6Number(IPv6.fromBigInt(value).toString());
+      t.is(formatAddress(toIpv6(value)), reference);
+    }),
+    { numRuns: 2_000 },
   );
 });

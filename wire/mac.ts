@@ -35,3 +35,11 @@ export function localMac(random: Uint8Array): Mac {
   for (let i = 1; i < 6; i++) value = value * 256 + random[i]!;
   return toMac(value);
 }
+
+/** As on the wire: six bytes. */
+export function macBytes(mac: Mac): Uint8Array {
+  const view = new DataView(new ArrayBuffer(6));
+  view.setUint16(0, Math.floor(mac / 2 ** 32));
+  view.setUint32(2, mac % 2 ** 32);
+  return new Uint8Array(view.buffer);
+}

@@ -3,7 +3,8 @@
  * other with the specification's environment, hands each the result of the one before, and undoes in
  * reverse.
  */
-import { readFile, readdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { readFile, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Output, collect } from '../../linux/program.ts';
 
@@ -97,11 +98,21 @@ export class CniRuntime {
   /** What ADD was asked and gave, as libcni keeps it: DEL and CHECK get both. */
   readonly #cache = new Map<string, { readonly asked: CniContainer; readonly result: CniResult }>();
 
+  #known: { readonly mtimeMs: number; readonly list: NetworkList } | null = null;
+
   constructor(options: RuntimeOptions) {
     this.#options = options;
   }
 
+  /** Read once for each change of the directory, as runtimes do. */
   async #network(): Promise<NetworkList> {
+    const { confDir } = this.#options;
+    const { mtimeMs } = await stat(confDir);
+    if (this.#known?.mtimeMs !== mtimeMs) this.#known = { mtimeMs, list: await this.#read() };
+    return this.#known.list;
+  }
+
+  async #read(): Promise<NetworkList> {
     const { confDir } = this.#options;
     const [first] = (await readdir(confDir)).filter((it) => it.endsWith('.conflist')).toSorted();
     if (first === undefined) throw new Error(`no conflist in ${confDir}`);
@@ -129,7 +140,7 @@ export class CniRuntime {
       ...more,
     };
     const path = morePlugins === undefined ? binDir : `${binDir}:${morePlugins}`;
-    const dir = (await readdir(binDir)).includes(plugin.type) ? binDir : (morePlugins ?? binDir);
+    const dir = existsSync(join(binDir, plugin.type)) ? binDir : (morePlugins ?? binDir);
     const output = await collect([join(dir, plugin.type)], {
       netns,
       input: JSON.stringify(config),
