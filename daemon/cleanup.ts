@@ -45,7 +45,7 @@ async function releaseOwn(config: Config, log: Log, signal: AbortSignal): Promis
     requireProgram('etcd');
     etcd = open.use(await startEtcd(files.etcd, log, signal));
   }
-  const store = open.use(openStore(config, etcd));
+  const store = open.use(await openStore(config, etcd));
   try {
     const network = await readNetworkConfig(store, etcdPrefix, signal);
     const record = await readNode(stateDir);

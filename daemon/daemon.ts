@@ -18,7 +18,7 @@ import { AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
-import { startDataplane } from '../overlay/dataplane.ts';
+import { prepareDataplane } from '../overlay/dataplane.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
 import { reconcileHost } from './host-state.ts';
@@ -244,6 +244,13 @@ class NodeDaemon {
     const { stateDir } = config;
     const log = this.#log;
     log.info({ version: VERSION, iface: this.#underlay.iface, stateDir }, 'weft starts');
+    const { offloads, workers, tunName } = config;
+    const report = (event: DataplaneEvent): void => this.#onDataplane(event);
+    const { address4: underlay4, address6: underlay6 } = this.#underlay;
+    // While etcd is asked. The way it takes is not known before, its ends are.
+    const prepared = open.use(
+      prepareDataplane({ tunName, workers, underlay4, underlay6, offloads, report }),
+    );
     if (config.etcdEndpoints.length === 0) {
       this.#stage = 'our own etcd has not come up yet';
       const etcd = await startEtcd(stateFiles(stateDir).etcd, log, signal);
@@ -254,7 +261,7 @@ class NodeDaemon {
         'no --etcd-endpoints: running an etcd of our own, for this machine only',
       );
     }
-    const store = open.use(openStore(config, this.#etcd));
+    const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
@@ -285,19 +292,19 @@ class NodeDaemon {
     });
     this.#keeper = keeper;
     open.defer(() => keeper.stop());
+    void this.#followPeers(store, network, addresses, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
     this.#stage = 'the packet path has not started yet';
-    const { offloads, workers, tunName } = config;
-    const dataplane = await startDataplane({
+    const dataplane = await prepared.start({
       tunName,
       workers,
-      underlay4: addresses.publicIp4 === null ? null : this.#underlay.address4,
-      underlay6: addresses.publicIp6 === null ? null : this.#underlay.address6,
+      underlay4: addresses.publicIp4 === null ? null : underlay4,
+      underlay6: addresses.publicIp6 === null ? null : underlay6,
       port: network.port,
       offloads,
-      report: (event) => this.#onDataplane(event),
+      report,
     });
     open.defer(() => dataplane.stop());
     this.#dataplane = dataplane;
@@ -307,7 +314,6 @@ class NodeDaemon {
       { tunName, workers, offloads: formatOffloads(dataplane.offloads) },
       'packet path runs',
     );
-    void this.#followPeers(store, network, addresses, signal);
     if (dataplane.offloads.tunnelGso) void this.#guardTunnel(dataplane, signal);
   }
 

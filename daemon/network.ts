@@ -3,7 +3,6 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readNetworkConfig } from '../ipam/config.ts';
 import type { NetworkConfig } from '../ipam/types.ts';
-import { openEtcd } from '../store/etcd.ts';
 import type { Store } from '../store/store.ts';
 import { formatCidr } from '../wire/cidr.ts';
 import type { Config } from './config.ts';
@@ -11,8 +10,12 @@ import type { EtcdChild } from './etcd-child.ts';
 
 const RETRY_AFTER_MS = 2_000;
 
-/** @param child our own etcd, without --etcd-endpoints */
-export function openStore(config: Config, child: EtcdChild | null): Store {
+/**
+ * Loads the client only now: that takes a third of a start, and threads of the packet path start meanwhile.
+ * @param child our own etcd, without --etcd-endpoints
+ */
+export async function openStore(config: Config, child: EtcdChild | null): Promise<Store> {
+  const { openEtcd } = await import('../store/etcd.ts');
   const { etcdCafile, etcdCertfile, etcdKeyfile, etcdUsername, etcdPassword } = config;
   if (child !== null) return openEtcd({ endpoints: [child.endpoint] });
   const tls = {

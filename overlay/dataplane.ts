@@ -3,7 +3,7 @@
  * publishes state to them, and sums what they count.
  */
 import { closeSync, readFileSync, writeSync } from 'node:fs';
-import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import { MessageChannel, Worker } from 'node:worker_threads';
 import { SystemCallError } from '../linux/errno.ts';
 import { errno, eventfd } from '../linux/libc.ts';
 import { type TunnelTap, openTun, openTunnelTap, setUp } from '../linux/tun.ts';
@@ -24,10 +24,10 @@ import {
   CONTROL_WORDS,
   type SendingSockets,
 } from './loop.ts';
-import { acceptLocalSources, probeOffloads, tunnelTapName } from './probe.ts';
+import { type ProbeOptions, acceptLocalSources, tunnelTapName } from './probe.ts';
 import { compileSnapshot, overheadBytes } from './snapshot.ts';
 import type { Dataplane, DataplaneOptions, Offloads, OverlayState, Peer } from './types.ts';
-import type { WorkerMessage, WorkerStart } from './worker.ts';
+import type { WorkerMessage, WorkerStart, WorkerTask } from './worker.ts';
 
 /** Outer source ports of one worker and family: enough for a receiver's queues to share the load. */
 const SOURCE_PORTS = 4;
@@ -39,25 +39,61 @@ const EFD_CLOEXEC = 0o2000000;
 
 interface Thread {
   readonly worker: Worker;
-  readonly wakeFd: number;
-  readonly snapshots: MessagePort;
   readonly ready: Promise<void>;
   readonly exited: Promise<void>;
+  /** Where its events go. */
+  report: DataplaneOptions['report'];
 }
 
-/** @throws SystemCallError when the TUN or a socket cannot be had; nothing is left open then */
-export async function startDataplane(options: DataplaneOptions): Promise<Dataplane> {
-  const offloads = probeOffloads(options);
-  const fds: number[] = [];
-  try {
-    return await open(options, offloads, fds);
-  } catch (error) {
-    for (const fd of fds) closeSync(fd);
-    throw error;
-  }
+/** Threads that have loaded their code and tried the offloads, or are about to. */
+export interface PreparedDataplane extends AsyncDisposable {
+  /**
+   * Once, with the options of the preparation; an underlay address may be left out.
+   * @throws SystemCallError when the TUN or a socket cannot be had; nothing is left open then
+   */
+  start(options: DataplaneOptions): Promise<Dataplane>;
 }
 
-async function open(asked: DataplaneOptions, wanted: Offloads, fds: number[]): Promise<Dataplane> {
+export function prepareDataplane(
+  options: ProbeOptions & Pick<DataplaneOptions, 'workers'>,
+): PreparedDataplane {
+  const { tunName, underlay4, underlay6, offloads, report } = options;
+  const probe = { tunName, underlay4, underlay6, offloads };
+  const probed = Promise.withResolvers<Offloads>();
+  probed.promise.catch(() => 'told by start');
+  const threads = Array.from({ length: options.workers }, (_, index) =>
+    createThread(index, { probe: index === 0 ? probe : null }, report, probed),
+  );
+  let started = false;
+  return {
+    async start(asked) {
+      started = true;
+      const fds: number[] = [];
+      try {
+        const found = await probed.promise;
+        const tunnelGso = found.tunnelGso && asked.underlay4 !== null;
+        return await open(asked, { ...found, tunnelGso }, fds, threads);
+      } catch (error) {
+        for (const fd of fds) closeSync(fd);
+        for (const { worker } of threads) await worker.terminate();
+        throw error;
+      }
+    },
+    async [Symbol.asyncDispose]() {
+      if (!started) for (const { worker } of threads) await worker.terminate();
+    },
+  };
+}
+
+export const startDataplane = (options: DataplaneOptions): Promise<Dataplane> =>
+  prepareDataplane(options).start(options);
+
+async function open(
+  asked: DataplaneOptions,
+  wanted: Offloads,
+  fds: number[],
+  threads: readonly Thread[],
+): Promise<Dataplane> {
   const inUse = { ...wanted };
   let last: OverlayState | null = null;
   const pathMtus = createPathMtus(asked.report);
@@ -134,20 +170,28 @@ async function open(asked: DataplaneOptions, wanted: Offloads, fds: number[]): P
     };
   });
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
-  const threads = starts.map((start, index) => startThread(options, start, control, index));
+  const wakeFds = starts.map(({ wakeFd }) => wakeFd);
+  const snapshotPorts = starts.map((start, index) => {
+    const { port1, port2 } = new MessageChannel();
+    const thread = threads[index]!;
+    thread.report = options.report;
+    const message: WorkerStart = { ...start, control, snapshots: port2 };
+    thread.worker.postMessage(message, [port2]);
+    return port1;
+  });
   await Promise.all(threads.map(({ ready }) => ready));
   const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
 
   const announce = (): void => {
     Atomics.add(control, CONTROL_GENERATION, 1);
-    for (const { wakeFd } of threads) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
+    for (const wakeFd of wakeFds) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
   };
   const publish = (state: OverlayState): void => {
     const snapshot = compileSnapshot(state, port, generation + 1, pathMtus.of);
     generation++;
     last = state;
-    for (const { snapshots } of threads) snapshots.postMessage(snapshot);
+    for (const port of snapshotPorts) port.postMessage(snapshot);
     announce();
   };
   const watchPathMtus = setInterval(() => {
@@ -186,33 +230,34 @@ function openTap(options: DataplaneOptions): TunnelTap {
   return tap;
 }
 
-function startThread(
-  options: DataplaneOptions,
-  start: Omit<WorkerStart, 'control' | 'snapshots'>,
-  control: Int32Array,
+function createThread(
   index: number,
+  task: WorkerTask,
+  report: DataplaneOptions['report'],
+  probed: PromiseWithResolvers<Offloads>,
 ): Thread {
-  const { port1, port2 } = new MessageChannel();
-  const workerData: WorkerStart = { ...start, control, snapshots: port2 };
   const worker = new Worker(new URL('worker.ts', import.meta.url), {
-    workerData,
-    transferList: [port2],
+    workerData: task,
     name: `weft-queue-${index}`,
   });
   const { promise: ready, resolve: isReady, reject: failed } = Promise.withResolvers<void>();
-  worker.on('message', (message: WorkerMessage) => {
-    if (message === 'ready') isReady();
-    else options.report(message);
-  });
+  ready.catch(() => 'told by start, and as an event');
   const exited = new Promise<void>((resolve) => {
     worker.once('exit', () => resolve());
+  });
+  const thread: Thread = { worker, ready, exited, report };
+  worker.on('message', (message: WorkerMessage) => {
+    if (message === 'ready') isReady();
+    else if (message.kind === 'probed') probed.resolve(message.offloads);
+    else thread.report(message);
   });
   worker.on('error', (thrown) => {
     const error = thrown instanceof Error ? thrown : new Error(String(thrown));
     failed(error);
-    options.report({ kind: 'worker-failed', worker: index, error });
+    probed.reject(error);
+    thread.report({ kind: 'worker-failed', worker: index, error });
   });
-  return { worker, wakeFd: start.wakeFd, snapshots: port1, ready, exited };
+  return thread;
 }
 
 interface PathMtus {

@@ -63,11 +63,17 @@ function silence(name: string): void {
   }
 }
 
+/** Of the packet path's options, those that decide what can be tried. */
+export type ProbeOptions = Pick<
+  DataplaneOptions,
+  'tunName' | 'underlay4' | 'underlay6' | 'offloads' | 'report'
+>;
+
 /**
  * The offloads that were asked for, less those that this host cannot do; each of these is reported.
  * @throws SystemCallError only where not even the plain way works
  */
-export function probeOffloads(options: DataplaneOptions): Offloads {
+export function probeOffloads(options: ProbeOptions): Offloads {
   const asked = options.offloads;
   const offloads = { ...asked };
   const check = (offload: keyof Offloads, test: () => string | null): void => {
@@ -121,7 +127,7 @@ function writeLargePacket(arena: Arena, ip: number, protocol: number): number {
 }
 
 /** A large packet into a device without addresses: the kernel takes it whole, and drops it. */
-function tryTun(options: DataplaneOptions, uso: boolean): string | null {
+function tryTun(options: ProbeOptions, uso: boolean): string | null {
   const name = probeTunName(options.tunName);
   const tun = openTun({ name, queues: 1, vnetHeader: true, tso: true, uso, persist: false });
   try {
@@ -255,7 +261,7 @@ function tryUdp(address: IpAddress, gso: boolean): string | null {
 
 /** A tunnel packet from ourselves to ourselves, through the TAP and the host's routing. */
 function tryTunnel(
-  options: DataplaneOptions,
+  options: ProbeOptions,
   address: NonNullable<DataplaneOptions['underlay4']>,
 ): string | null {
   const name = tunnelTapName(options.tunName);

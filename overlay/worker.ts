@@ -1,4 +1,9 @@
-/** The thread around one loop. Its event loop does not turn while packets are carried. */
+/**
+ * The thread around one loop. It is started before what it needs is there: it loads its modules, and the
+ * first of them tries the offloads, while the daemon asks etcd for its lease. Its event loop does not
+ * turn while packets are carried.
+ */
+import { once } from 'node:events';
 import {
   type MessagePort,
   parentPort,
@@ -6,18 +11,37 @@ import {
   workerData,
 } from 'node:worker_threads';
 import { type LoopOptions, createLoop } from './loop.ts';
+import { type ProbeOptions, probeOffloads } from './probe.ts';
 import type { Snapshot } from './snapshot.ts';
-import type { DataplaneEvent } from './types.ts';
+import type { DataplaneEvent, Offloads } from './types.ts';
 
+/** What a worker is told first: to try these offloads, or nothing. */
+export interface WorkerTask {
+  readonly probe: Omit<ProbeOptions, 'report'> | null;
+}
+
+/** What it is told next. */
 export interface WorkerStart extends Omit<LoopOptions, 'onChange' | 'report'> {
   /** Snapshots arrive here; read between batches, without the event loop. */
   readonly snapshots: MessagePort;
 }
 
-/** `ready` comes first: the worker is about to wait for packets. */
-export type WorkerMessage = DataplaneEvent | 'ready';
+export interface Probed {
+  readonly kind: 'probed';
+  readonly offloads: Offloads;
+}
 
-const { snapshots, ...start } = workerData as WorkerStart;
+/** `ready` comes before the first packet: the worker is about to wait for them. */
+export type WorkerMessage = DataplaneEvent | Probed | 'ready';
+
+const report = (event: DataplaneEvent): void => parentPort!.postMessage(event);
+const begin = once(parentPort!, 'message') as Promise<[WorkerStart]>;
+const { probe } = workerData as WorkerTask;
+if (probe !== null) {
+  const offloads = probeOffloads({ ...probe, report });
+  parentPort!.postMessage({ kind: 'probed', offloads } satisfies Probed);
+}
+const [{ snapshots, ...start }] = await begin;
 
 const loop = createLoop({
   ...start,
@@ -31,8 +55,8 @@ const loop = createLoop({
     }
     if (last !== undefined) peers.install(last);
   },
-  report: (event: DataplaneEvent) => parentPort?.postMessage(event),
+  report,
 });
-parentPort?.postMessage('ready' satisfies WorkerMessage);
+parentPort!.postMessage('ready' satisfies WorkerMessage);
 loop.run();
 snapshots.close();
