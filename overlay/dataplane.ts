@@ -239,6 +239,8 @@ function createThread(
   const worker = new Worker(new URL('worker.ts', import.meta.url), {
     workerData: task,
     name: `weft-queue-${index}`,
+    // Ours come from system calls that Node.js does not see.
+    trackUnmanagedFds: false,
   });
   const { promise: ready, resolve: isReady, reject: failed } = Promise.withResolvers<void>();
   ready.catch(() => 'told by start, and as an event');
