@@ -202,7 +202,12 @@ test.serial(
     const overlayRoute = async (): Promise<unknown> =>
       (await listRoutes({ netns })).find((it) => it.dst === '10.244.0.0/16');
     t.like(await overlayRoute(), { dev: 'weft0', prefsrc: own4, protocol: '157' });
-    t.deepEqual(await Promise.all(SETTINGS.map((it) => readSysctl(it, netns))), ['1', '0', '1', '2']);
+    t.deepEqual(await Promise.all(SETTINGS.map((it) => readSysctl(it, netns))), [
+      '1',
+      '0',
+      '1',
+      '2',
+    ]);
     t.is(await readSysctl('net.ipv4.conf.weft0.accept_local', netns), '1');
     t.is((await run(['ping', '-c1', '-W2', own4], { netns })).includes('1 received'), true);
     t.regex(readFileSync(subnetFile, 'utf8'), /^FLANNEL_MTU=1430$/m);

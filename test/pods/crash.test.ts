@@ -78,13 +78,11 @@ test.serial(`killed ${ROUNDS} times during 200 verbs, ${AT_ONCE} at a time`, asy
   const empty = await traces();
   const counts = { added: 0, refused: 0, deleted: 0 };
   for (let round = 0; round < ROUNDS; round++) {
-    const waiting = namespaces.map(
-      (netns, i): CniContainer => ({
-        containerId: `r${round}c${i}`,
-        netns: `/run/netns/${netns}`,
-        args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=crash;K8S_POD_NAME=r${round}c${i}`,
-      }),
-    );
+    const waiting = namespaces.map((netns, i): CniContainer => ({
+      containerId: `r${round}c${i}`,
+      netns: `/run/netns/${netns}`,
+      args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=crash;K8S_POD_NAME=r${round}c${i}`,
+    }));
     let done = 0;
     const killAt = Math.floor(random() * CONTAINERS * 2);
     let killed: Promise<void> | null = null;
@@ -166,41 +164,44 @@ for (const [title, damage] of [
   });
 }
 
-test.serial('a reboot: namespaces, devices, routes, rules and tables gone, files kept', async (t) => {
-  await daemon.stop('SIGKILL');
-  for (const pod of node.pods) await deleteNamespace(pod.netns);
-  for (const command of [
-    'ip link del weft0',
-    'ip route flush table 157',
-    'ip -6 route flush table 157',
-    'nft flush ruleset',
-    'ip rule add pref 0 lookup local',
-    'ip -6 rule add pref 0 lookup local',
-  ]) {
-    await node.run(command.split(' '));
-  }
-  for (const family of ['-4', '-6']) {
-    for (const pref of ['91', '92', '93', '96', '97', '98']) {
-      await node.run(['ip', family, 'rule', 'del', 'pref', pref]);
+test.serial(
+  'a reboot: namespaces, devices, routes, rules and tables gone, files kept',
+  async (t) => {
+    await daemon.stop('SIGKILL');
+    for (const pod of node.pods) await deleteNamespace(pod.netns);
+    for (const command of [
+      'ip link del weft0',
+      'ip route flush table 157',
+      'ip -6 route flush table 157',
+      'nft flush ruleset',
+      'ip rule add pref 0 lookup local',
+      'ip -6 rule add pref 0 lookup local',
+    ]) {
+      await node.run(command.split(' '));
     }
-  }
-  const lease = (await lab.store.leases())[0]!;
-  daemon = await node.startDaemon();
-  const { lease: own, pods } = await statusOf(node);
-  t.is(own!.subnet, lease.subnet4, 'the same subnet');
-  t.is(pods, 0);
-  const freed = logOf(node).filter((it) => it.msg === 'freed what was left of a pod');
-  t.true(freed.length >= 2);
-  // The runtime comes back and deletes what it remembers.
-  for (const pod of node.pods) {
-    await node.runtime.delete({ containerId: pod.name, netns: `/run/netns/${pod.netns}` });
-  }
-  t.deepEqual(await ask<IpamCheckMessage>('ipam', 'check'), { attachments: 0, problems: [] });
-  const pod = await node.addPod('n1z');
-  await reaches(pod, node.underlay4!);
-  await node.deletePod(pod);
-  t.is((await settled(node))['host.spoofedSource'], 0);
-});
+    for (const family of ['-4', '-6']) {
+      for (const pref of ['91', '92', '93', '96', '97', '98']) {
+        await node.run(['ip', family, 'rule', 'del', 'pref', pref]);
+      }
+    }
+    const lease = (await lab.store.leases())[0]!;
+    daemon = await node.startDaemon();
+    const { lease: own, pods } = await statusOf(node);
+    t.is(own!.subnet, lease.subnet4, 'the same subnet');
+    t.is(pods, 0);
+    const freed = logOf(node).filter((it) => it.msg === 'freed what was left of a pod');
+    t.true(freed.length >= 2);
+    // The runtime comes back and deletes what it remembers.
+    for (const pod of node.pods) {
+      await node.runtime.delete({ containerId: pod.name, netns: `/run/netns/${pod.netns}` });
+    }
+    t.deepEqual(await ask<IpamCheckMessage>('ipam', 'check'), { attachments: 0, problems: [] });
+    const pod = await node.addPod('n1z');
+    await reaches(pod, node.underlay4!);
+    await node.deletePod(pod);
+    t.is((await settled(node))['host.spoofedSource'], 0);
+  },
+);
 
 test.serial('a DEL without a daemon: the address is free when it is back', async (t) => {
   const pod = await node.addPod('n1d');
