@@ -441,7 +441,7 @@ test.serial(
       ] as const) {
         await send(from, to, 8472);
         await poll(
-          async () => (`${await refused()}` === expected ? true : undefined),
+          async () => ((await refused()).join(',') === expected ? true : undefined),
           AbortSignal.timeout(5_000),
         );
       }

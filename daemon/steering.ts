@@ -85,15 +85,15 @@ export function planRules(
 ): readonly Command[] {
   if (subnet === null) return removeRules(actual);
   const wanted = ourRules(subnet, tunName);
-  const all = actual.map(textOf);
+  const all = new Set(actual.map(textOf));
   const present = new Set(actual.filter(isOurs).map(textOf));
   const commands: Command[] = [];
-  if (!all.includes(MOVED_LOCAL)) commands.push(command('add', MOVED_LOCAL, 'kernel'));
+  if (!all.has(MOVED_LOCAL)) commands.push(command('add', MOVED_LOCAL, 'kernel'));
   for (const it of wanted) if (!present.has(it)) commands.push(command('add', it, OUR_PROTOCOL));
   for (const it of present) {
     if (!wanted.includes(it)) commands.push(command('del', it, OUR_PROTOCOL));
   }
-  if (all.includes(FIRST_LOCAL)) commands.push(['rule', 'del', ...FIRST_LOCAL.split(' ')]);
+  if (all.has(FIRST_LOCAL)) commands.push(['rule', 'del', ...FIRST_LOCAL.split(' ')]);
   return commands;
 }
 

@@ -29,7 +29,7 @@ test.after.always(() => pair?.[Symbol.asyncDispose]());
 async function finish(holding: Running): Promise<readonly Held[]> {
   process.kill(holding.pid, 'SIGUSR1');
   await holding.exited;
-  return JSON.parse(holding.output().trim().split('\n').at(-1)!) as Held[];
+  return JSON.parse(holding.output().trim().split('\n').at(-1) ?? '') as Held[];
 }
 
 for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
@@ -45,7 +45,12 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     pair.daemons[0] = await n1.startDaemon(['--ip-masq']);
     const held = await finish(holding);
     t.is(held.length, CONNECTIONS);
-    t.log(`longest gaps, ms: ${held.map((it) => it.gapMs).toSorted((x, y) => x - y)}`);
+    t.log(
+      `longest gaps, ms: ${held
+        .map((it) => it.gapMs)
+        .toSorted((x, y) => x - y)
+        .join(' ')}`,
+    );
     for (const [i, it] of held.entries()) {
       t.like(it, { alive: true, intact: true }, addresses[i]);
     }
