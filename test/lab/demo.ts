@@ -108,10 +108,29 @@ async function showPings(lab: Lab): Promise<void> {
   say(table.toString());
 }
 
+/** What else a pod reaches, through the daemon all of it: its own node, another, and a host outside. */
+async function showWaysOut(lab: Lab): Promise<void> {
+  const [pod] = lab.pods;
+  const [own, another] = lab.nodes;
+  const table = newTable(['from', 'to', 'address', '']);
+  const rows = [
+    ['its own node', own!.underlay4!],
+    ['another node', another!.underlay4!],
+    ["etcd's host, outside", new URL(lab.store.endpoint).hostname],
+  ] as const;
+  for (const [what, address] of rows) {
+    table.push([pod!.name, what, address, mark(await answers(pod!, address))]);
+  }
+  say(`\n${colours.bold('Out of the overlay')}, masqueraded where it leaves the node`);
+  say(table.toString());
+}
+
 async function showBulk(lab: Lab): Promise<void> {
   const [first, second, third] = lab.nodes.map((node) => node.pods[0]!);
+  const neighbour = lab.nodes[0]!.pods[1]!;
   const table = newTable(['TCP by iperf3, 1 s', 'address', 'Gb/s', '']);
   for (const [from, to] of [
+    [first!, neighbour],
     [first!, second!],
     [second!, third!],
   ] as const) {
@@ -127,7 +146,7 @@ async function showBulk(lab: Lab): Promise<void> {
       }
     }
   }
-  say(`\n${colours.bold('Throughput between nodes')}`);
+  say(`\n${colours.bold('Throughput')}, on one node and between nodes`);
   say(table.toString());
 }
 
@@ -154,12 +173,15 @@ async function main(dataplane: 'weft' | 'kernel', exit: boolean): Promise<void> 
   say(`${colours.bold(name)}: three nodes, two pods each and an etcd, all in network namespaces\n`);
   await using lab = await step('underlay and etcd', () => createLab({ nodes: 3, podsPerNode: 2 }));
   await step(`${name} on ${lab.nodes.map((node) => node.name).join(', ')}`, async () => {
-    if (dataplane === 'weft') await Promise.all(lab.nodes.map((node) => node.startDaemon()));
+    if (dataplane === 'weft')
+      await Promise.all(lab.nodes.map((node) => node.startDaemon(['--ip-masq'])));
     else for (const node of lab.nodes) await node.startKernelVxlan();
   });
-  await step('two pods on each', () => lab.attachPods());
+  const how = dataplane === 'weft' ? ', attached by the CNI plugin' : '';
+  await step(`two pods on each${how}`, () => lab.attachPods());
   await showLeases(lab);
   await showPings(lab);
+  if (dataplane === 'weft') await showWaysOut(lab);
   await showBulk(lab);
   const verdict = failures === 0 ? 'all is well' : `${failures} failures: see ✗ above`;
   say(`\n${mark(failures === 0)} ${verdict}`);
