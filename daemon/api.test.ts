@@ -1,9 +1,11 @@
-import { mkdtempSync, statSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { chmodSync, mkdtempSync, statSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { request } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import test from 'ava';
 import { askDaemon } from './api-client.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket } from './api.ts';
@@ -19,6 +21,7 @@ const routes: ApiRoute[] = [
     answer: ({ parts, query }) => [parts['name'], query.get('q')],
   },
   { method: 'DELETE', path: '/v1/things/:name', answer: () => undefined },
+  { method: 'POST', path: '/v1/echo', answer: ({ body }) => body },
   { method: 'GET', path: '/v1/teapot', answer: () => new Answer(418, { short: true }) },
   {
     method: 'GET',
@@ -112,4 +115,48 @@ test('closing waits for no one who says nothing', async (t) => {
   await listening[Symbol.asyncDispose]();
   await closed;
   t.pass();
+});
+
+/** Run as somebody else: prints what an answer's status is, or the error's code. */
+const STRANGER = `
+  const asking = require('node:http').get({ socketPath: process.argv[1], path: '/v1/things' });
+  asking.on('response', (it) => console.log(it.statusCode)).on('error', (it) => console.log(it.code));`;
+
+test.serial('another user gets no answer, whatever the mode of the socket', async (t) => {
+  if (process.getuid?.() !== 0) {
+    t.log('not tested: only root can ask as another user');
+    t.pass();
+    return;
+  }
+  const nobody = 65_534;
+  const asked = async (): Promise<string> => {
+    const { stdout } = await promisify(execFile)(process.execPath, ['-e', STRANGER, path], {
+      uid: nobody,
+      gid: nobody,
+    });
+    return stdout.trim();
+  };
+  t.is(await asked(), 'EACCES');
+  chmodSync(dir, 0o755);
+  chmodSync(path, 0o666);
+  failures.length = 0;
+  t.regex(await asked(), /^(EPIPE|ECONNRESET)$/);
+  t.like(failures[0], { code: 'ERR_PEER', message: `user ${nobody} was refused on ${path}` });
+  t.deepEqual(await ask('GET', '/v1/things'), [200, ['a']]);
+  chmodSync(path, 0o600);
+  chmodSync(dir, 0o700);
+});
+
+test('a body is JSON and has its limit', async (t) => {
+  const post = (body: string | Buffer): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const asking = request({ socketPath: path, method: 'POST', path: '/v1/echo' }, (response) => {
+        response.resume().on('end', () => resolve(response.statusCode!));
+      });
+      asking.on('error', reject).end(body);
+    });
+  t.is(await post('{"a":[1]}'), 200);
+  t.is(await post(''), 204);
+  t.is(await post('{"a":'), 400);
+  t.is(await post(Buffer.alloc((4 << 20) + 1, 0x20)), 413);
 });
