@@ -118,12 +118,22 @@ const masquerade = ({ ip, network, subnet, multicast }: Block, tunName: string):
   `oifname "${tunName}" ${ip} saddr != ${network} ${ip} daddr ${network} masquerade fully-random`,
 ];
 
-/** Before connection tracking, so that what is dropped costs nothing more. */
-function fromPods(blocks: readonly Block[], tunName: string): string[] {
+/**
+ * Before connection tracking, so that what is dropped costs nothing more.
+ * @param quick  what takes datagrams of peers past the rest: they come by the hundred thousand a second
+ */
+function fromPods(
+  blocks: readonly Block[],
+  tunName: string,
+  quick: (block: Block, source: string) => string,
+): string[] {
   const refuse = `counter name ${SPOOFED_COUNTER} drop`;
   const notPod = `iifname != "${POD_INTERFACE_PREFIX}*"`;
   const own = blocks.filter((it) => it.subnet !== null);
   return [
+    ...own.map((it) => quick(it, it.subnet!)),
+    // Nobody answers a datagram of a tunnel: connection tracking would only cost.
+    `iifname "${tunnelTapName(tunName)}" notrack accept`,
     ...own.map(
       ({ ip, network, subnet, node }) =>
         `iifname "${tunName}" ${ip} saddr != ${network} ${ip} daddr ${subnet} ${ip} daddr != ${node} notrack`,
@@ -174,6 +184,9 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
   const tap = tunnelTapName(tunName);
   const trusted = `{ "lo", "${iface}", "${tap}" }`;
   const forged = `udp dport ${port} iifname != ${trusted} fib saddr . iif oif missing ${refuse}`;
+  // By number, which costs less than by name; should it become another one, the others do as well.
+  const quick = ({ ip }: Block, source: string): string =>
+    `iif "${iface}" ${ip} saddr != ${source} accept`;
   const chains: { name: string; hook: string; rules: string[] }[] = [
     {
       name: 'forward',
@@ -190,6 +203,7 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
       name: 'input',
       hook: 'type filter hook input priority filter - 10',
       rules: [
+        ...blocks.map((it) => quick(it, it.network)),
         // The node's own processes may: their packets come through lo.
         ...blocks.map(
           ({ ip, network }) => `iifname != "lo" ${ip} saddr ${network} udp dport ${port} ${refuse}`,
@@ -202,13 +216,7 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
     {
       name: 'from_pods',
       hook: 'type filter hook prerouting priority raw - 10',
-      rules: fromPods(blocks, tunName),
-    },
-    // Nobody answers a datagram of a tunnel: connection tracking would only cost.
-    {
-      name: 'tunnel_in',
-      hook: 'type filter hook prerouting priority raw',
-      rules: [`iifname "${tap}" notrack`],
+      rules: fromPods(blocks, tunName, quick),
     },
     {
       name: 'tunnel_out',
