@@ -4,8 +4,8 @@
  * text; one `parse` an option turns it into a value; nothing else reads the environment.
  */
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { hostname } from 'node:os';
-import { LineCounter, isMap, isScalar, isSeq, parseDocument, stringify } from 'yaml';
 import { type AddressRange, parseAddressRange } from '../ipam/address-range.ts';
 import type { Offloads } from '../overlay/types.ts';
 import {
@@ -18,6 +18,9 @@ import {
 } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
 import { didYouMean } from './nearest.ts';
+
+/** Loaded where there is a file to read or to print: pods wait for a daemon that starts. */
+const yaml = (): typeof import('yaml') => createRequire(import.meta.url)('yaml');
 
 /** What the operator asked for cannot be done as written. One line; nothing on the host was touched. */
 export class ConfigError extends Error {
@@ -423,6 +426,7 @@ function readNamedFile(path: string, place: string): string {
 
 /** The YAML file's keys and values, as text. @throws ConfigError naming file and line */
 function parseFile(path: string, source: string): Map<OptionName, Given> {
+  const { LineCounter, isMap, isScalar, isSeq, parseDocument } = yaml();
   const lines = new LineCounter();
   const document = parseDocument(source, { lineCounter: lines, prettyErrors: false });
   const at = (offset: number): string => `${path}:${lines.linePos(offset).line}`;
@@ -546,6 +550,7 @@ const ORIGIN_NAMES: Readonly<Record<Origin, (name: OptionName, given: Given) => 
 
 /** YAML that `--config` reads back, with each value's origin as a comment. Secrets are left out. */
 export function printConfig({ given }: ResolvedConfig): string {
+  const { stringify } = yaml();
   return optionNames
     .map((name) => {
       const it = given[name];

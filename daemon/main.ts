@@ -6,7 +6,7 @@ import { createReadStream } from 'node:fs';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import pico from 'picocolors';
-import yargs, { type Argv } from 'yargs';
+import type { Argv } from 'yargs';
 import { CNI_VERSIONS, NETWORK_NAME } from '../wire/cni.ts';
 import {
   type Option,
@@ -252,7 +252,31 @@ function explain(message: string, args: readonly string[], flags: readonly strin
     : `there is no option "--${word}"${didYouMean(word, flags)}`;
 }
 
+/**
+ * `daemon --name=value... --name` as a service manager starts it, without yargs, which takes as long to load as
+ * the lease takes to be had: pods wait for a daemon that starts again. Null: yargs is to look at it.
+ */
+function plainDaemonFlags([command, ...rest]: readonly string[]): Flags | null {
+  if (command !== 'daemon') return null;
+  const names = new Set([...optionNames.map(flagOf), 'config']);
+  const booleans = new Set(optionNames.filter((it) => OPTIONS[it].kind === 'boolean').map(flagOf));
+  const flags: Record<string, string> = {};
+  for (const word of rest) {
+    const [, name = '', value] = /^--([a-z0-9-]+)(?:=(.*))?$/s.exec(word) ?? [];
+    if (!names.has(name) || Object.hasOwn(flags, name)) return null;
+    if (value === undefined && !booleans.has(name)) return null;
+    flags[name] = value ?? '';
+  }
+  return flags;
+}
+
 async function main(args: readonly string[]): Promise<void> {
+  const plain = plainDaemonFlags(args);
+  if (plain !== null) {
+    await daemon(plain);
+    return;
+  }
+  const { default: yargs } = await import('yargs');
   const cli = yargs([...args])
     .scriptName('weft')
     .usage(
