@@ -245,3 +245,24 @@ test.serial('GC frees what the runtime does not know, of its own network', async
   for (const id of ids) await does(t, { command: 'DEL', id });
   t.is(await used(), 0);
 });
+
+test.serial('weft ipam: who has an address, and what does not agree', async (t) => {
+  const id = 'p1';
+  const { ips } = await does(t, { command: 'ADD', id });
+  const own = ips![0]!.address.replace('/32', '');
+  const ipam = (...words: string[]): Promise<Output> =>
+    collect([WEFT, 'ipam', ...words, `--state-dir=${node.stateDir}`], { netns: node.netns });
+  const shown = await ipam('show', '--ip', own);
+  t.is(shown.exitCode, 0);
+  t.true(shown.stdout.includes(`${id}/eth0`), shown.stdout);
+  const nobody = await ipam('show', '--ip', address(3));
+  t.is(nobody.exitCode, 1);
+  t.is(nobody.stderr, `weft: no pod of this node has the address ${address(3)}\n`);
+  t.is((await ipam('check')).exitCode, 0);
+  // In the pod's namespace, where the daemon mends nothing.
+  await collect(['ip', 'addr', 'flush', 'dev', 'eth0'], { netns: lab.netnsOf(id) });
+  const check = await ipam('check');
+  t.is(check.exitCode, 1);
+  t.regex(check.stdout, new RegExp(`${own}.*has not the address ${own}`));
+  await does(t, { command: 'DEL', id });
+});
