@@ -11,13 +11,14 @@ const RANKS: Readonly<Record<string, number>> = {
   wire: 0,
   linux: 1,
   store: 1,
-  policy: 1,
-  service: 1,
+  objects: 1,
+  policy: 2,
+  service: 2,
   ipam: 2,
-  overlay: 2,
-  daemon: 3,
-  cni: 4,
-  ui: 4,
+  overlay: 3,
+  daemon: 4,
+  cni: 5,
+  ui: 5,
 };
 
 /** Imported by nobody but each other, and free to import anything. */
