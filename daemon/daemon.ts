@@ -19,6 +19,7 @@ import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
+import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
 import { reconcileHost } from './host-state.ts';
@@ -437,6 +438,7 @@ class NodeDaemon {
         held,
         peers,
         pods,
+        ...PLAIN_OVERLAY,
         underlay: this.#underlay,
         directRouting: this.#directRouting(),
         reach: {

@@ -1,5 +1,6 @@
 import test from 'ava';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
+import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
 import { formatAddress, parseIpv4, parseIpv6, toIpv4, toIpv6 } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
 import { formatMac, parseMac } from '../wire/mac.ts';
@@ -49,7 +50,7 @@ const lease: NodeLease = {
   reserved: false,
 };
 const both = { ipv4: true, ipv6: true };
-const here = { pods: [], underlay: { onLink: [] }, directRouting: false };
+const here = { ...PLAIN_OVERLAY, pods: [], underlay: { onLink: [] }, directRouting: false };
 const otherVni = { mac: mac4, vni: toVni(2) };
 
 for (const [title, peer, reach, hop4, hop6] of [
@@ -147,7 +148,7 @@ for (const [title, peer, onLink, directRouting, direct4, direct6] of [
       lease,
       held: true,
       peers: [to],
-      pods: [],
+      ...here,
       reach: both,
       underlay,
       directRouting,

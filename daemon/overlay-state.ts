@@ -1,6 +1,8 @@
 /** Leases become what the packet path decides by. Pure. */
 import type { NetworkConfig, NodeIdentity, NodeLease, Vtep } from '../ipam/types.ts';
 import type { NextHop, OverlayState, Peer } from '../overlay/types.ts';
+import type { PolicyTable } from '../policy/table.ts';
+import type { ServiceTable } from '../service/table.ts';
 import {
   type Family,
   type IpAddress,
@@ -143,6 +145,10 @@ export interface OverlayInputs {
   readonly reach: { readonly ipv4: boolean; readonly ipv6: boolean };
   readonly underlay: Pick<Underlay, 'onLink'>;
   readonly directRouting: boolean;
+  readonly nodeAddresses: readonly IpAddress[];
+  readonly policyReady: boolean;
+  readonly policy: PolicyTable;
+  readonly services: ServiceTable;
 }
 
 export function overlayState(inputs: OverlayInputs): OverlayState {
@@ -158,5 +164,9 @@ export function overlayState(inputs: OverlayInputs): OverlayState {
     network6: network.ipv6?.network ?? null,
     pods: inputs.pods,
     peers: inputs.peers.map((it) => peerOf(it, inputs)),
+    nodeAddresses: inputs.nodeAddresses,
+    policyReady: inputs.policyReady,
+    policy: inputs.policy,
+    services: inputs.services,
   };
 }

@@ -47,7 +47,10 @@ export const CONTROL_STOP = 0;
 export const CONTROL_GENERATION = 1;
 /** Not 0: the tunnel TAP is not to be used. */
 export const CONTROL_NO_TUNNEL = 2;
-export const CONTROL_WORDS = 3;
+/** One of each worker, by its index: the generation of the snapshot that it has installed last. */
+export const CONTROL_INSTALLED = 3;
+export const WORKERS_MAX = 64;
+export const CONTROL_WORDS = CONTROL_INSTALLED + WORKERS_MAX;
 
 /** What a worker sends from in one underlay family. */
 export interface SendingSockets {

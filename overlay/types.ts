@@ -1,4 +1,6 @@
 /** What the packet path is told, and what it tells. Plain values: they cross to the workers by copy. */
+import type { PolicyTable } from '../policy/table.ts';
+import type { ServiceTable } from '../service/table.ts';
 import type { IpAddress, Ipv4, Ipv6 } from '../wire/address.ts';
 import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
@@ -51,6 +53,16 @@ export interface OverlayState {
    */
   readonly pods: readonly IpAddress[];
   readonly peers: readonly Peer[];
+  /** Addresses that this host's interfaces have; the pods' and `.0` of our subnets are not among them. */
+  readonly nodeAddresses: readonly IpAddress[];
+  /**
+   * False before policies and Services were listed for the first time: nothing is forwarded to pods or
+   * from them. True where there are none to list.
+   */
+  readonly policyReady: boolean;
+  /** Swapped when it has changed: the same object is not copied to the workers again. */
+  readonly policy: PolicyTable;
+  readonly services: ServiceTable;
 }
 
 /** How far the packet path may climb; each is tested at start and dropped if the kernel cannot do it. */

@@ -3,7 +3,7 @@ import { openSync } from 'node:fs';
 import { type Arena, createArena } from '../../linux/arena.ts';
 import { createCounters } from '../../overlay/counters.ts';
 import { type Peers, createPeers } from '../../overlay/peers.ts';
-import { compileSnapshot } from '../../overlay/snapshot.ts';
+import { PLAIN_OVERLAY, compileSnapshot } from '../../overlay/snapshot.ts';
 import type { Offloads, Peer } from '../../overlay/types.ts';
 import { formatAddress, parseAddress, toIpv4 } from '../../wire/address.ts';
 import { type Checksum, createChecksum } from '../../wire/checksum/checksum.ts';
@@ -86,6 +86,7 @@ export function createStage(peerCount = 256, port = 8472): Stage {
   peers.install(
     compileSnapshot(
       {
+        ...PLAIN_OVERLAY,
         vni: toVni(1),
         subnet4: OUR_SUBNET4,
         subnet6: OUR_SUBNET6,
