@@ -87,7 +87,7 @@ export function createCoalescer(
   writer: TunWriter,
   offloads: Offloads,
   /** Null: nothing is decided or translated. */
-  flows: Flows | null,
+  flows: Flows | null = null,
 ): Coalescer {
   const { view } = arena;
   const coalesceTcp = offloads.coalesce && offloads.tunTso;

@@ -96,7 +96,7 @@ export function createEgress(
   /** The way for large TCP packets over IPv4, or null: they are cut here. */
   tunnel: TunnelGso | null,
   /** Null: nothing is decided or translated. */
-  flows: Flows | null,
+  flows: Flows | null = null,
 ): Egress {
   const { view, words } = arena;
 

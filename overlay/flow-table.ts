@@ -61,6 +61,7 @@ export interface FlowTable {
   readonly draft: Int32Array;
   /** Seconds since boot, set once a batch; from it deadlines count. */
   readonly setNow: (nowS: number) => void;
+  readonly nowS: () => number;
   readonly find4: (source: number, destination: number, ports: number, protocol: number) => number;
   readonly find6: (
     sourceAt: number,
@@ -82,6 +83,8 @@ export interface FlowTable {
    * @param tcpFlags  0 for other protocols; for SCTP the first chunk's type
    */
   readonly advance: (ref: number, tcpFlags: number) => void;
+  /** A TCP connection that has ended, or is about to: a SYN begins another one. */
+  readonly isClosing: (ref: number) => boolean;
   /** Keyed, for choices that nobody outside may foresee. */
   readonly hash4: (source: number, destination: number, ports: number, protocol: number) => number;
   readonly hash6: (

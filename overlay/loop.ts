@@ -4,24 +4,36 @@
  * Runs per packet: no await, no allocation, no throw.
  * Not per packet: onGsoRefused.
  */
+import { bootTimeMs } from '../ipam/clock.ts';
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv, schedYield } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
 import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
+import { createPolicyLookup } from '../policy/table.ts';
+import { createServiceLookup } from '../service/table.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import { createCoalescer } from './coalesce.ts';
 import { Counter } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
+import { type FlowMemory, createFlowTable } from './flow-table.ts';
+import { createFlows } from './flows.ts';
 import { createIcmpErrors } from './icmp-errors.ts';
 import { createIngress } from './ingress.ts';
 import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
+import { createRejects } from './rejects.ts';
 import { createSegmenter } from './segment.ts';
 import { type Sender, type SenderOptions, createSender } from './sender.ts';
-import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
+import {
+  ENCAPSULATION_BYTES,
+  HOP_ADDRESS,
+  HOP_MTU,
+  type Snapshot,
+  overheadBytes,
+} from './snapshot.ts';
 import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
@@ -76,9 +88,18 @@ export interface LoopOptions {
   readonly offloads: Offloads;
   readonly counters: Float64Array;
   readonly control: Int32Array;
-  /** Called between batches when the control block's generation has moved. */
-  readonly onChange: (peers: Peers) => void;
+  /** Null: no flows are tracked; Services and policy count for nothing. */
+  readonly flows: FlowOptions | null;
+  /** Called between batches when the control block's generation has moved; hands on what was published. */
+  readonly onChange: (install: (snapshot: Snapshot) => void) => void;
   readonly report: (event: DataplaneEvent) => void;
+}
+
+/** The flow table, and how it is used. */
+export interface FlowOptions {
+  readonly memory: FlowMemory;
+  /** Established flows go on whatever a new policy says of them. */
+  readonly loose: boolean;
 }
 
 /** The TUN is gone or cannot be read: this worker carries no traffic any more. */
@@ -107,7 +128,21 @@ export function createLoop(options: LoopOptions): Loop {
   const vnetHeader = offloads.tunTso;
   const writer = createTunWriter(arena, counters, checksum, tunFd, vnetHeader);
   const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
-  const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads);
+  const policy = createPolicyLookup(view);
+  const services = createServiceLookup(view);
+  const table = options.flows === null ? null : createFlowTable(view, options.flows.memory);
+  const flows =
+    options.flows === null || table === null
+      ? null
+      : createFlows(arena, peers, {
+          table,
+          policy,
+          services,
+          rejects: createRejects(arena, checksum, icmp, writer),
+          loose: options.flows.loose,
+        });
+  if (flows !== null) icmp.onError(flows.ownError);
+  const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads, flows);
   let isGsoRefused = false;
   const senders: Sender[] = [];
   const queues4 = options.senders4 === null ? null : createQueues(options.senders4, 4);
@@ -124,6 +159,7 @@ export function createLoop(options: LoopOptions): Loop {
     queues4,
     queues6,
     tunnel,
+    flows,
   );
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
@@ -153,6 +189,12 @@ export function createLoop(options: LoopOptions): Loop {
   let generation = 0;
   let skip = 0;
   let backOff = 1;
+
+  function openSnapshot(snapshot: Snapshot): void {
+    peers.install(snapshot);
+    policy.install(snapshot.policy);
+    services.install(snapshot.services);
+  }
 
   function createQueues(sockets: SendingSockets, family: Family): UnderlayQueues {
     return {
@@ -286,10 +328,11 @@ export function createLoop(options: LoopOptions): Loop {
     if (published !== generation) {
       generation = published;
       tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
-      options.onChange(peers);
+      options.onChange(openSnapshot);
     }
     if (wait(timeoutMs) <= 0) return false;
     counters[Counter.wakeups]!++;
+    table?.setNow(Math.floor(bootTimeMs() / 1000));
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();
     else if ((tun & POLL_FAILED) !== 0) openFailure();

@@ -45,7 +45,7 @@ const [{ snapshots, ...start }] = await begin;
 
 const loop = createLoop({
   ...start,
-  onChange: (peers) => {
+  onChange: (install) => {
     // Several may have come since: only the last one counts.
     let last: Snapshot | undefined;
     for (;;) {
@@ -53,7 +53,7 @@ const loop = createLoop({
       if (received === undefined) break;
       last = received.message;
     }
-    if (last !== undefined) peers.install(last);
+    if (last !== undefined) install(last);
   },
   report,
 });
