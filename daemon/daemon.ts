@@ -305,6 +305,14 @@ class NodeDaemon {
       underlay6: addresses.publicIp6 === null ? null : underlay6,
       port: network.port,
       offloads,
+      flows:
+        config.maxFlows === 0
+          ? null
+          : {
+              path: config.flowFile,
+              maxFlows: config.maxFlows,
+              loose: config.established === 'loose',
+            },
       report,
     });
     open.defer(() => dataplane.stop());

@@ -87,7 +87,7 @@ export function createCoalescer(
   writer: TunWriter,
   offloads: Offloads,
   /** Null: nothing is decided or translated. */
-  flows: Flows | null = null,
+  decisions: Flows | null = null,
 ): Coalescer {
   const { view } = arena;
   const coalesceTcp = offloads.coalesce && offloads.tunTso;
@@ -165,7 +165,7 @@ export function createCoalescer(
 
   /** Once for all the segments that were merged; what is merged gets its checksum's sum afterwards. */
   function decide(ip: number, bytes: number, unfinished: boolean): Drop {
-    return flows === null ? Drop.none : flows.inbound(ip, ip + bytes, unfinished);
+    return decisions === null ? Drop.none : decisions.inbound(ip, ip + bytes, unfinished);
   }
 
   function single(

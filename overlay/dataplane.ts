@@ -17,15 +17,18 @@ import {
 } from '../linux/udp.ts';
 import { type IpAddress, familyOf } from '../wire/address.ts';
 import { createCounters, sumCounters } from './counters.ts';
+import { openFlowMemory } from './flow-memory.ts';
 import {
   CONTROL_GENERATION,
+  CONTROL_INSTALLED,
   CONTROL_NO_TUNNEL,
   CONTROL_STOP,
   CONTROL_WORDS,
   type SendingSockets,
 } from './loop.ts';
 import { type ProbeOptions, acceptLocalSources, tunnelTapName } from './probe.ts';
-import { compileSnapshot, overheadBytes } from './snapshot.ts';
+import { createSharedParts } from './shared-parts.ts';
+import { type Snapshot, compileSnapshot, overheadBytes } from './snapshot.ts';
 import type { Dataplane, DataplaneOptions, Offloads, OverlayState, Peer } from './types.ts';
 import type { WorkerMessage, WorkerStart, WorkerTask } from './worker.ts';
 
@@ -142,53 +145,74 @@ async function open(
           flows: Array.from({ length: SOURCE_PORTS }, () => sender(address, false)),
           fragmenting: sender(address, true),
         };
+  const flows =
+    options.flows === null
+      ? null
+      : {
+          memory: openFlowMemory(options.flows.path, options.flows.maxFlows),
+          loose: options.flows.loose,
+        };
   const tap = wanted.tunnelGso ? openTap(options) : null;
   fds.push(...(tap?.fds ?? []));
-  const starts = tun.fds.map((tunFd, index): Omit<WorkerStart, 'control' | 'snapshots'> => {
-    const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
-    fds.push(wakeFd);
-    return {
-      tunFd,
-      receiver4: receiver(options.underlay4),
-      receiver6: receiver(options.underlay6),
-      senders4: senders(options.underlay4),
-      senders6: senders(options.underlay6),
-      tunnel:
-        tap === null
-          ? null
-          : {
-              tapFd: tap.fds[index]!,
-              macHigh: tap.macHigh,
-              macLow: tap.macLow,
-              source: options.underlay4!,
-            },
-      wakeFd,
-      port,
-      offloads,
-      counters: createCounters(),
-    };
-  });
+  const starts = tun.fds.map(
+    (tunFd, index): Omit<WorkerStart, 'index' | 'control' | 'snapshots'> => {
+      const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+      if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
+      fds.push(wakeFd);
+      return {
+        tunFd,
+        receiver4: receiver(options.underlay4),
+        receiver6: receiver(options.underlay6),
+        senders4: senders(options.underlay4),
+        senders6: senders(options.underlay6),
+        tunnel:
+          tap === null
+            ? null
+            : {
+                tapFd: tap.fds[index]!,
+                macHigh: tap.macHigh,
+                macLow: tap.macLow,
+                source: options.underlay4!,
+              },
+        wakeFd,
+        port,
+        offloads,
+        counters: createCounters(),
+        flows,
+      };
+    },
+  );
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
   const wakeFds = starts.map(({ wakeFd }) => wakeFd);
   const snapshotPorts = starts.map((start, index) => {
     const { port1, port2 } = new MessageChannel();
     const thread = threads[index]!;
     thread.report = options.report;
-    const message: WorkerStart = { ...start, control, snapshots: port2 };
+    const message: WorkerStart = { ...start, index, control, snapshots: port2 };
     thread.worker.postMessage(message, [port2]);
     return port1;
   });
   await Promise.all(threads.map(({ ready }) => ready));
   const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
+  const parts = createSharedParts(() =>
+    starts.reduce(
+      (least, _, index) => Math.min(least, Atomics.load(control, CONTROL_INSTALLED + index)),
+      Infinity,
+    ),
+  );
+  const inSharedMemory = ({ policy, services, ...rest }: Snapshot): Snapshot => ({
+    ...parts.place('rest', rest, rest.generation),
+    policy: parts.place('policy', policy, rest.generation),
+    services: parts.place('services', services, rest.generation),
+  });
 
   const announce = (): void => {
     Atomics.add(control, CONTROL_GENERATION, 1);
     for (const wakeFd of wakeFds) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
   };
   const publish = (state: OverlayState): void => {
-    const snapshot = compileSnapshot(state, port, generation + 1, pathMtus.of);
+    const snapshot = inSharedMemory(compileSnapshot(state, port, generation + 1, pathMtus.of));
     generation++;
     last = state;
     for (const port of snapshotPorts) port.postMessage(snapshot);

@@ -61,7 +61,7 @@ export const CONTROL_GENERATION = 1;
 export const CONTROL_NO_TUNNEL = 2;
 /** One of each worker, by its index: the generation of the snapshot that it has installed last. */
 export const CONTROL_INSTALLED = 3;
-export const WORKERS_MAX = 64;
+const WORKERS_MAX = 64;
 export const CONTROL_WORDS = CONTROL_INSTALLED + WORKERS_MAX;
 
 /** What a worker sends from in one underlay family. */

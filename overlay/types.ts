@@ -96,6 +96,15 @@ export interface DataplaneOptions {
   /** Outer UDP destination port, ours and the peers'. */
   readonly port: number;
   readonly offloads: Offloads;
+  /** Null: no flows are tracked, and neither Services nor policy count for anything. */
+  readonly flows: {
+    /** A file on a tmpfs, so that flows outlive the process; null: they end with it. */
+    readonly path: string | null;
+    /** Entries, 1..4194304; 128 bytes each and 16 of index. */
+    readonly maxFlows: number;
+    /** Established flows go on whatever a changed policy says of them. */
+    readonly loose: boolean;
+  } | null;
   /** Told once per event, never per packet: a rung that was dropped, a worker that died. */
   readonly report: (event: DataplaneEvent) => void;
 }

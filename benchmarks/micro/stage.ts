@@ -2,6 +2,7 @@
 import { openSync } from 'node:fs';
 import { type Arena, createArena } from '../../linux/arena.ts';
 import { createCounters } from '../../overlay/counters.ts';
+import type { IcmpErrors } from '../../overlay/icmp-errors.ts';
 import { type Peers, createPeers } from '../../overlay/peers.ts';
 import { PLAIN_OVERLAY, compileSnapshot } from '../../overlay/snapshot.ts';
 import type { Offloads, Peer } from '../../overlay/types.ts';
@@ -20,6 +21,16 @@ export const ALL_OFFLOADS: Offloads = {
   udpGro: true,
   batch: true,
   coalesce: true,
+};
+
+const ignore = (): void => undefined;
+/** Nothing is answered. */
+export const SILENT: IcmpErrors = {
+  unreachable: ignore,
+  tooBig: ignore,
+  portUnreachable: ignore,
+  mayAnswer: () => false,
+  onError: ignore,
 };
 
 export const OUR_MAC = '02:00:00:00:00:01';

@@ -30,6 +30,7 @@ const dataplane = await startDataplane({
   underlay6: null,
   port: VXLAN_DEFAULT_PORT,
   offloads,
+  flows: null,
   report: (event) => process.stderr.write(`${JSON.stringify(event)}\n`),
 });
 dataplane.publish({

@@ -361,14 +361,14 @@ for (const f of FAMILIES) {
     it.frontends.set(`${f.host} 30080`, { backends: [f.pod], port: 8080, local: true });
     it.publish();
     t.is(it.take(syn(f.vip)), 'noEndpoints');
-    const [reset] = it.tun.read().map((write) => Buffer.from(write).subarray(12));
+    const [reset] = it.tun.read().map(({ packet }) => packet);
     t.deepEqual(build.faultsOf(reset!), []);
     t.is(ends(reset!), `${f.vip}:80 > ${f.pod}:40000`);
     t.is(reset![build.transportAt(reset!) + 13], build.RST | build.ACK);
     t.is(reset!.readUInt32BE(build.transportAt(reset!) + 8), 1001, 'it acknowledges the SYN');
     t.is(it.take(datagram(f.vip, 80)), 'noEndpoints');
     t.is(it.take(syn(f.vip, 81)), 'unusedPort');
-    const [unreachable, second] = it.tun.read().map((write) => Buffer.from(write).subarray(12));
+    const [unreachable, second] = it.tun.read().map(({ packet }) => packet);
     t.deepEqual(build.faultsOf(unreachable!), []);
     t.is(build.sourceOf(unreachable!), f.vip);
     const at = build.transportAt(unreachable!);

@@ -592,8 +592,9 @@ export class Wire implements Disposable {
       offloads,
       counters: this.#counters,
       control: this.#control,
-      onChange: (peers) =>
-        peers.install(
+      flows: null,
+      onChange: (install) =>
+        install(
           compileSnapshot(this.#state, this.a.port, this.#control[CONTROL_GENERATION]!),
         ),
       report: (event) => this.events.push(event),
