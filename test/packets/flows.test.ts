@@ -422,7 +422,7 @@ for (const f of FAMILIES) {
       affinityS: 100,
     });
     it.publish();
-    t.is(destinationOf(whole(t, it.take(syn(f.vip, 80, 31)))), kept);
+    t.is(destinationOf(whole(t, it.take(syn(f.vip, 80, 31)))), kept!);
   });
 
   test(`${version}: ICMP errors belong to the flow that they are about, and are translated inside`, (t) => {
