@@ -37,6 +37,7 @@ import {
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, readUdpLength } from '../wire/udp.ts';
 import { Counter } from './counters.ts';
 import type { Flows } from './flows.ts';
+import type { HeldFragments } from './held-fragments.ts';
 import { pseudoSum } from './pseudo-header.ts';
 import type { Peers } from './peers.ts';
 import { type DatagramSink, createSegmenter } from './segment.ts';
@@ -88,6 +89,7 @@ export function createCoalescer(
   offloads: Offloads,
   /** Null: nothing is decided or translated. */
   decisions: Flows | null = null,
+  held: HeldFragments | null = null,
 ): Coalescer {
   const { view } = arena;
   const coalesceTcp = offloads.coalesce && offloads.tunTso;
@@ -132,6 +134,7 @@ export function createCoalescer(
       // No ports to go by. Fragments may belong to any open flow of these hosts: keep the order.
       flush();
       count(single(ip, bytes, 0, 0, 0), 1);
+      if (held !== null) releaseHeld(held);
       return;
     }
     const flags = checksumState(ip, transport, transportBytes, protocol, header);
@@ -176,8 +179,20 @@ export function createCoalescer(
     csumOffset: number,
   ): Drop {
     const verdict = decide(ip, bytes, flags === VNET_NEEDS_CSUM);
-    if (verdict !== Drop.none) return verdict;
-    return writer.single(ip, bytes, flags, csumStart, csumOffset);
+    if (verdict === Drop.none) return writer.single(ip, bytes, flags, csumStart, csumOffset);
+    if (verdict === Drop.fragment && held !== null && decisions!.isEarly()) {
+      if (held.keep(decisions!.packet, ip - VNET_HEADER_BYTES, bytes)) return Drop.none;
+    }
+    return verdict;
+  }
+
+  /** The first fragment of their datagram may have passed. */
+  function releaseHeld(fragments: HeldFragments): void {
+    for (let at = fragments.next(); at >= 0; at = fragments.next()) {
+      const drop = single(at + VNET_HEADER_BYTES, fragments.bytes(), 0, 0, 0);
+      if (drop !== Drop.none) fragments.spoil(drop);
+    }
+    fragments.settle();
   }
 
   /** VNET_NEEDS_CSUM: unfinished. VNET_DATA_VALID: right. 0: wrong, absent, or not looked at. */

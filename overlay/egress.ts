@@ -58,6 +58,7 @@ import {
 } from '../wire/ipv6.ts';
 import { UDP_HEADER_BYTES } from '../wire/udp.ts';
 import type { Flows } from './flows.ts';
+import type { HeldFragments } from './held-fragments.ts';
 import type { IcmpErrors } from './icmp-errors.ts';
 import type { Peers } from './peers.ts';
 import { type Segmenter, writeEncapsulation } from './segment.ts';
@@ -97,10 +98,32 @@ export function createEgress(
   tunnel: TunnelGso | null,
   /** Null: nothing is decided or translated. */
   flows: Flows | null = null,
+  held: HeldFragments | null = null,
 ): Egress {
   const { view, words } = arena;
 
+  let isHeld = false;
+
   function egress(at: number, bytes: number): Drop {
+    const drop = carry(at, bytes);
+    if (isHeld) {
+      isHeld = false;
+      return Drop.none;
+    }
+    if (held !== null) releaseHeld(held);
+    return drop;
+  }
+
+  /** The first fragment of their datagram may have passed. */
+  function releaseHeld(fragments: HeldFragments): void {
+    for (let at = fragments.next(); at >= 0; at = fragments.next()) {
+      const drop = carry(at, fragments.bytes());
+      if (isHeld) isHeld = false;
+      else if (drop !== Drop.none) fragments.spoil(drop);
+    }
+  }
+
+  function carry(at: number, bytes: number): Drop {
     const ip = at + VNET_HEADER_BYTES;
     const version = bytes > 0 ? view.getUint8(ip) >>> 4 : 0;
     if (version === 4) return egress4(at, ip, ip + bytes);
@@ -176,7 +199,11 @@ export function createEgress(
 
   function decide(at: number, ip: number, end: number): Drop {
     if (flows === null) return Drop.none;
-    return flows.outbound(ip, end, (readVnetFlags(view, at) & VNET_NEEDS_CSUM) !== 0);
+    const verdict = flows.outbound(ip, end, (readVnetFlags(view, at) & VNET_NEEDS_CSUM) !== 0);
+    if (verdict === Drop.fragment && held !== null && flows.isEarly()) {
+      isHeld = held.keep(flows.packet, at, end - ip);
+    }
+    return verdict;
   }
 
   /** Into our own subnet. */

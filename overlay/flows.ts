@@ -56,6 +56,7 @@ import {
   KIND_AFFINITY,
   KIND_FRAGMENT,
 } from './flow-table.ts';
+import type { HeldFragments } from './held-fragments.ts';
 import { type Packet, createPacket, parsePacket } from './packet.ts';
 import type { Peers } from './peers.ts';
 import type { Rejects } from './rejects.ts';
@@ -78,6 +79,9 @@ export interface Flows {
   readonly inbound: (ip: number, end: number, unfinished: boolean) => Drop;
   /** An ICMP error of our own making, about a packet as it is after translation. */
   readonly ownError: (ip: number, end: number) => void;
+  /** The packet dropped last is a later fragment, and the first of its datagram has not come. */
+  readonly isEarly: () => boolean;
+  readonly packet: Packet;
 }
 
 export interface FlowsOptions {
@@ -87,11 +91,14 @@ export interface FlowsOptions {
   readonly rejects: Rejects;
   /** Established flows go on whatever a new policy says of them. */
   readonly loose: boolean;
+  /** Where early fragments wait, of each way; null: they are dropped. */
+  readonly heldOut: HeldFragments | null;
+  readonly heldIn: HeldFragments | null;
 }
 
 export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): Flows {
   const { view } = arena;
-  const { table, policy, services, rejects, loose } = options;
+  const { table, policy, services, rejects, loose, heldOut, heldIn } = options;
   const { words, draft } = table;
   const translate = createTranslate(view);
   const packet = createPacket();
@@ -99,6 +106,13 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   /** Addresses that stand in no packet. */
   const fromAt = arena.take(16, 'address of a flow');
   const toAt = arena.take(16, 'address of a backend');
+
+  let early = false;
+  let isOutward = true;
+
+  function isEarly(): boolean {
+    return early;
+  }
 
   function outbound(ip: number, end: number, unfinished: boolean): Drop {
     return decide(ip, end, true, unfinished);
@@ -109,13 +123,16 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   }
 
   function decide(ip: number, end: number, isOut: boolean, unfinished: boolean): Drop {
+    early = false;
+    isOutward = isOut;
     const form = parsePacket(view, packet, ip, end, false);
     if (form !== Drop.none) return form;
     if (packet.isIcmpError && !packet.isLater) {
       const ref = findQuoted(packet);
       if (ref >= 0) return relate(ref);
     }
-    if (packet.isLater && !recallFragment()) return Drop.fragment;
+    early = packet.isLater && !recallFragment();
+    if (early) return Drop.fragment;
     const ref = find(packet.sourceAt, packet.destinationAt, packet.ports, packet.protocol);
     if (ref >= 0 && isCurrent(ref)) {
       const verdict = decideAgain(ref);
@@ -228,7 +245,10 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   function pass(ref: number, unfinished: boolean): Drop {
     const e = (ref >>> 1) * FLOW_WORDS;
     if (!packet.isLater) table.advance(ref, packet.flags);
-    if (packet.isFragment && !packet.isLater) rememberFragment();
+    if (packet.isFragment && !packet.isLater) {
+      rememberFragment();
+      (isOutward ? heldOut : heldIn)?.open(packet);
+    }
     if ((words[e + FLOW_FLAGS]! & FLOW_TRANSLATED) === 0) return Drop.none;
     return translate.apply(packet, words, e, ref & 1, unfinished) ? Drop.none : Drop.fragment;
   }
@@ -476,5 +496,5 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     if (ref >= 0) relate(ref);
   }
 
-  return { outbound, inbound, ownError };
+  return { outbound, inbound, ownError, isEarly, packet };
 }

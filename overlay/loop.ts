@@ -20,6 +20,7 @@ import { Counter } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
 import { type FlowMemory, createFlowTable } from './flow-table.ts';
 import { createFlows } from './flows.ts';
+import { createHeldFragments } from './held-fragments.ts';
 import { createIcmpErrors } from './icmp-errors.ts';
 import { createIngress } from './ingress.ts';
 import { type Peers, createPeers } from './peers.ts';
@@ -131,6 +132,9 @@ export function createLoop(options: LoopOptions): Loop {
   const policy = createPolicyLookup(view);
   const services = createServiceLookup(view);
   const table = options.flows === null ? null : createFlowTable(view, options.flows.memory);
+  const isTracking = table !== null;
+  const heldOut = isTracking ? createHeldFragments(arena, counters, Counter.egressAccepted) : null;
+  const heldIn = isTracking ? createHeldFragments(arena, counters, Counter.tunDelivered) : null;
   const flows =
     options.flows === null || table === null
       ? null
@@ -140,9 +144,20 @@ export function createLoop(options: LoopOptions): Loop {
           services,
           rejects: createRejects(arena, checksum, icmp, writer),
           loose: options.flows.loose,
+          heldOut,
+          heldIn,
         });
   if (flows !== null) icmp.onError(flows.ownError);
-  const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads, flows);
+  const coalescer = createCoalescer(
+    arena,
+    counters,
+    checksum,
+    peers,
+    writer,
+    offloads,
+    flows,
+    heldIn,
+  );
   let isGsoRefused = false;
   const senders: Sender[] = [];
   const queues4 = options.senders4 === null ? null : createQueues(options.senders4, 4);
@@ -160,6 +175,7 @@ export function createLoop(options: LoopOptions): Loop {
     queues6,
     tunnel,
     flows,
+    heldOut,
   );
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
@@ -269,6 +285,7 @@ export function createLoop(options: LoopOptions): Loop {
   function flushSenders(): void {
     for (let i = 0; i < senders.length; i++) senders[i]!.flush();
     segmenter.reset();
+    heldOut?.settle();
   }
 
   /** Takes a batch from the TUN. */

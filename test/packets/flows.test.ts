@@ -140,6 +140,8 @@ class Decider {
       services,
       rejects: createRejects(this.arena, checksum, icmp, writer),
       loose: options.loose ?? false,
+      heldOut: null,
+      heldIn: null,
     });
     icmp.onError(this.#flows.ownError);
     this.publish();
