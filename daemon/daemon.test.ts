@@ -213,7 +213,8 @@ test.serial(
     t.regex(readFileSync(subnetFile, 'utf8'), /^FLANNEL_MTU=1430$/m);
 
     // Health.
-    const ok = '{"status":"ok","ready":true,"reasons":[]}';
+    const objects = '{"listed":true,"policies":0,"services":0,"problems":0}';
+    const ok = `{"status":"ok","ready":true,"reasons":[],"objects":${objects}}`;
     t.deepEqual(await health('/healthz'), { status: 200, body: ok });
     t.deepEqual(await health('/readyz'), { status: 200, body: ok });
     t.is((await health('/v1/status')).status, 404);

@@ -11,15 +11,22 @@ import { watchPeers } from '../ipam/peers.ts';
 import { openPodFile } from '../ipam/pod-file.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
+import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
+import { type ObjectProblem, type ObjectSource, EMPTY_OBJECTS } from '../objects/types.ts';
+import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
+import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
-import { AddressError, formatAddress, parseAddress } from '../wire/address.ts';
+import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
+import { readNodeAddresses } from './node-addresses.ts';
+import { ObjectTables, type Tables } from './objects.ts';
+import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
 import { reconcileHost } from './host-state.ts';
@@ -27,6 +34,7 @@ import type { Log } from './log.ts';
 import {
   type LeaseMessage,
   type LeasesMessage,
+  type ObjectsMessage,
   type StatusMessage,
   addressText,
   cidrText,
@@ -91,6 +99,20 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
   await new NodeDaemon(config, underlay, log).run(stop);
 }
 
+const NO_OBJECTS: ObjectSource = {
+  async *watch() {
+    yield await Promise.resolve(EMPTY_OBJECTS);
+  },
+};
+const NO_ADDRESSES: readonly IpAddress[] = [];
+const NO_TABLES: Tables<never> = {
+  policy: EMPTY_POLICY_TABLE,
+  services: EMPTY_SERVICE_TABLE,
+  steered: [],
+  healthChecks: [],
+  problems: [],
+};
+
 class NodeDaemon {
   readonly #config: Config;
   readonly #underlay: Underlay;
@@ -124,17 +146,40 @@ class NodeDaemon {
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
   #wasReady = false;
+  /** Null: a plain overlay, which tracks no flows. */
+  readonly #objects: ObjectTables<never> | null;
+  readonly #serviceHost = new ServiceHost();
+  /** A pass over the whole host reads or makes the sets of Services at this moment. */
+  #areSetsBusy = false;
+  /** Speaks of interfaces' addresses. */
+  readonly #netlink: Netlink = openNetlink();
+  #nodeAddresses: readonly IpAddress[] = [];
+  #objectFailure = '';
+  #problems: readonly ObjectProblem[] = [];
   #published: {
     readonly lease: NodeLease;
     readonly held: boolean;
     readonly peers: readonly NodeLease[];
     readonly pods: Pods['addresses'];
+    readonly tables: Tables<never> | null;
+    readonly nodeAddresses: readonly IpAddress[];
   } | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#underlay = underlay;
     this.#log = log;
+    this.#objects =
+      config.maxFlows === 0
+        ? null
+        : new ObjectTables<never>({
+            compile: () => NO_TABLES,
+            view: () => ({
+              pods: this.#pods?.addresses ?? NO_ADDRESSES,
+              nodeAddresses: this.#nodeAddresses,
+            }),
+            onChange: () => this.#publish(),
+          });
   }
 
   async run(stop: AbortSignal): Promise<void> {
@@ -144,6 +189,8 @@ class NodeDaemon {
     open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
     await this.#listenHealthz(open);
     open.use(await lockStateDir(stateDir));
+    open.use(this.#serviceHost);
+    open.use(this.#netlink);
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
@@ -186,11 +233,24 @@ class NodeDaemon {
     await pods.start();
     this.#podHost = host;
     this.#pods = pods;
+    this.#lookForAddresses();
     this.#podsOpened.resolve(pods);
   }
 
   #notice(watch: HostWatch): void {
-    if (watch.changed()) this.#markNode();
+    if (!watch.changed()) return;
+    this.#lookForAddresses();
+    this.#markNode();
+  }
+
+  #lookForAddresses(): void {
+    if (this.#objects === null) return;
+    const found = readNodeAddresses(this.#netlink, this.#config.serviceClusterIpRange);
+    const before = this.#nodeAddresses;
+    if (found.length === before.length && found.every((it, i) => it === before[i])) return;
+    this.#nodeAddresses = found;
+    this.#log.info({ addresses: found.map((it) => formatAddress(it)) }, 'addresses of this node');
+    this.#publish();
   }
 
   #markNode(): void {
@@ -220,7 +280,10 @@ class NodeDaemon {
       answer: () => {
         const good = isGood();
         const reasons = this.#reasons();
-        const body = { status: good ? 'ok' : 'unavailable', ready: reasons.length === 0, reasons };
+        const status = good ? 'ok' : 'unavailable';
+        const objects = this.#objectsMessage();
+        const counts = objects && { ...objects, problems: objects.problems.length };
+        const body = { status, ready: reasons.length === 0, reasons, objects: counts };
         return new Answer(good ? 200 : 503, body);
       },
     });
@@ -294,6 +357,7 @@ class NodeDaemon {
     this.#keeper = keeper;
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
+    void this.#followObjects(signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -381,6 +445,16 @@ class NodeDaemon {
     }
   }
 
+  async #followObjects(signal: AbortSignal): Promise<void> {
+    if (this.#objects === null) return;
+    try {
+      await this.#objects.follow(NO_OBJECTS, signal);
+    } catch (cause) {
+      if (signal.aborted) return;
+      this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
+    }
+  }
+
   #onLease(state: LeaseState): void {
     const log = this.#log;
     // First of all: not one packet more than the lease allows.
@@ -431,12 +505,17 @@ class NodeDaemon {
     if (lease === null) return;
     const held = state.kind === 'held';
     const peers = this.#peers;
-    const pods = this.#pods?.addresses ?? [];
+    const pods = this.#pods?.addresses ?? NO_ADDRESSES;
+    const nodeAddresses = this.#nodeAddresses;
+    const tables = this.#currentTables();
+    // Before policies are known nothing may go to pods or come from them.
+    if (this.#objects !== null && tables === null) return;
     const last = this.#published;
     const isSame = last?.lease === lease && last.held === held && last.peers === peers;
+    const knowsAll = last?.tables === tables && last.nodeAddresses === nodeAddresses;
     // A publication makes the packet path forget what it learned: none without a change.
-    if (isSame && last.pods === pods) return;
-    this.#published = { lease, held, peers, pods };
+    if (isSame && knowsAll && last.pods === pods) return;
+    this.#published = { lease, held, peers, pods, tables, nodeAddresses };
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
@@ -447,6 +526,11 @@ class NodeDaemon {
         peers,
         pods,
         ...PLAIN_OVERLAY,
+        ...(tables !== null && {
+          policy: tables.policy,
+          services: tables.services,
+          nodeAddresses,
+        }),
         underlay: this.#underlay,
         directRouting: this.#directRouting(),
         reach: {
@@ -455,6 +539,35 @@ class NodeDaemon {
         },
       }),
     );
+    this.#sayReady();
+    // What is led into the TUN is served there already. A pass over the host ends with the same.
+    if (this.#areSetsBusy) return;
+    try {
+      this.#steer();
+    } catch (err) {
+      this.#log.error({ err: err as Error }, "Services' sets could not be changed; trying again");
+      this.#markNode();
+    }
+  }
+
+  #currentTables(): Tables<never> | null {
+    const objects = this.#objects;
+    if (objects === null) return null;
+    const tables = objects.current();
+    const message = objects.failure?.message ?? '';
+    if (message !== this.#objectFailure && objects.failure !== null) {
+      this.#log.error({ err: objects.failure }, 'policies and Services stay as they were');
+    }
+    this.#objectFailure = message;
+    return tables;
+  }
+
+  /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */
+  #steer(): void {
+    const steered = this.#published?.tables?.steered;
+    if (steered === undefined) return;
+    const { added, removed } = this.#serviceHost.reconcile(steered);
+    if (added + removed > 0) this.#log.debug({ added, removed }, "changed Services' sets");
   }
 
   /** What a restart and others on this machine read. */
@@ -559,7 +672,10 @@ class NodeDaemon {
     const state = this.#keeper!.state;
     if (state.kind !== 'held') return this.#reconcilePods(false);
     if (state.lease !== this.#recorded) await this.#record(state.lease);
-    const { plan, pinned } = await reconcileHost(
+    const { serviceClusterIpRange: networks } = this.#config;
+    const tables = this.#currentTables();
+    this.#areSetsBusy = true;
+    const { plan, pinned, steered } = await reconcileHost(
       {
         tunName,
         mtuBytes,
@@ -570,10 +686,15 @@ class NodeDaemon {
         directRouting: this.#directRouting(),
         peers: this.#peers,
         pins: pinsOf(this.#pods!.attachments),
+        services: this.#objects && { networks, steered: tables?.steered ?? [] },
       },
       stateDir,
-    );
+    ).finally(() => {
+      this.#areSetsBusy = false;
+    });
     this.#podHost!.pinnedAre(pinned);
+    this.#serviceHost.elementsAre(steered);
+    this.#steer();
     const result = this.#reconcilePods(true);
     // Not awaited: it asks for a pass of its own.
     void this.#bury();
@@ -627,7 +748,27 @@ class NodeDaemon {
 
   /** The lease is ours, the others are known, and packet path and host know it. */
   #forwarding(): boolean {
-    return this.#hostApplied && this.#peers !== null && this.#keeper?.state.kind === 'held';
+    return (
+      this.#hostApplied &&
+      this.#peers !== null &&
+      this.#keeper?.state.kind === 'held' &&
+      this.#knowsObjects()
+    );
+  }
+
+  #knowsObjects(): boolean {
+    return this.#objects === null || this.#objects.objects !== null;
+  }
+
+  #objectsMessage(): ObjectsMessage | null {
+    if (this.#objects === null) return null;
+    const set = this.#objects.objects;
+    return {
+      listed: set !== null,
+      policies: (set?.networkPolicies.size ?? 0) + (set?.clusterNetworkPolicies.size ?? 0),
+      services: set?.services.size ?? 0,
+      problems: [...this.#problems, ...(this.#published?.tables?.problems ?? [])].map(problemText),
+    };
   }
 
   #reasons(): readonly string[] {
@@ -639,6 +780,12 @@ class NodeDaemon {
     } else if (state?.kind !== 'held') reasons.push('no subnet leased');
     else if (this.#peers === null) reasons.push('peers have not been listed yet');
     else if (!this.#hostApplied) reasons.push('routes and rules are not set yet');
+    else if (!this.#knowsObjects()) {
+      reasons.push('policies and Services have not been listed yet');
+    }
+    if (this.#objectFailure !== '') {
+      reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
+    }
     if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
     if (this.#interruption !== null) reasons.push(`etcd: ${this.#interruption.message}`);
     return reasons;
@@ -696,6 +843,7 @@ class NodeDaemon {
       lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
       pods: this.#pods?.attachments.length ?? 0,
+      objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
       counters: { ...this.#dataplane?.counters(), ...refused },
     };
@@ -782,6 +930,10 @@ class NodeDaemon {
     }
   }
 }
+
+/** In one line, as the operator finds it. */
+const problemText = ({ place, object, field, reason }: ObjectProblem): string =>
+  [place, object, field, reason].filter((it) => it !== '').join(': ');
 
 /** Says once that a pod cannot have what it should, and once that it has it again. */
 class PodFailures {

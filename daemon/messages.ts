@@ -57,10 +57,23 @@ export interface StatusMessage {
   readonly peers: readonly LeaseMessage[];
   /** Interfaces that pods have on this node. */
   readonly pods: number;
+  /** Null: a plain overlay. */
+  readonly objects: ObjectsMessage | null;
   /** Rungs in use, by name; null before the packet path runs. */
   readonly offloads: Readonly<Record<string, boolean>> | null;
   /** Of the packet path; and `host.…`, packets that the nft table refused, since it was made. */
   readonly counters: Readonly<Record<string, number>>;
+}
+
+/** What is known of Kubernetes' objects. */
+export interface ObjectsMessage {
+  /** False: not all of them yet, and nothing goes to pods or comes from them. */
+  readonly listed: boolean;
+  /** Of both kinds. */
+  readonly policies: number;
+  readonly services: number;
+  /** What is wrong with objects, one line each. */
+  readonly problems: readonly string[];
 }
 
 export interface ErrorMessage {

@@ -1,7 +1,13 @@
 /** What the operator's commands print. */
 import Table from 'cli-table3';
 import pico from 'picocolors';
-import type { IpamMessage, LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+import type {
+  IpamMessage,
+  LeaseMessage,
+  LeasesMessage,
+  ObjectsMessage,
+  StatusMessage,
+} from './messages.ts';
 
 const PLAIN = {
   top: '',
@@ -98,8 +104,26 @@ function leaseEnd(lease: NonNullable<StatusMessage['lease']>): string {
   return `ends in ${Math.floor(minutes / 60)} h ${minutes % 60} min unless renewed`;
 }
 
+/** So many problems are shown; --json has them all. */
+const PROBLEMS_SHOWN = 5;
+
+function objectRows({ listed, policies, services, problems }: ObjectsMessage): string[][] {
+  const rows = [
+    ['policies', listed ? String(policies) : 'not listed yet'],
+    ['Services', listed ? String(services) : 'not listed yet'],
+  ];
+  if (problems.length === 0) return rows;
+  const more = problems.length - PROBLEMS_SHOWN;
+  return [
+    ...rows,
+    ['problems', String(problems.length)],
+    ...problems.slice(0, PROBLEMS_SHOWN).map((it) => ['', it]),
+    ...(more > 0 ? [['', `and ${more} more: weft status --json`]] : []),
+  ];
+}
+
 export function statusText(status: StatusMessage): string {
-  const { overlay, underlay, lease, offloads } = status;
+  const { overlay, underlay, lease, offloads, objects } = status;
   const used = Object.entries(offloads ?? {}).flatMap(([name, on]) => (on ? [name] : []));
   const rows = [
     ['node', `${status.node}, weft ${status.version}, pid ${status.pid}`],
@@ -129,6 +153,7 @@ export function statusText(status: StatusMessage): string {
       lease === null ? '-' : `${orDash(lease.subnet, lease.ipv6Subnet)}, ${leaseEnd(lease)}`,
     ],
     ['pods', String(status.pods)],
+    ...(objects === null ? [] : objectRows(objects)),
     ['offloads', offloads === null ? '-' : used.join(', ') || 'none'],
   ];
   const plain = rows.map((row) => row.map(String));
