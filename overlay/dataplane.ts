@@ -17,7 +17,13 @@ import {
 } from '../linux/udp.ts';
 import { type IpAddress, familyOf } from '../wire/address.ts';
 import { createCounters, sumCounters } from './counters.ts';
-import { openFlowMemory } from './flow-memory.ts';
+import {
+  type FlowMemory,
+  closeFlowMemory,
+  flowStats,
+  openFlowMemory,
+  sweepFlows,
+} from './flow-memory.ts';
 import {
   CONTROL_GENERATION,
   CONTROL_INSTALLED,
@@ -37,6 +43,9 @@ const SOURCE_PORTS = 4;
 /** So many peers' path MTUs are looked up, so often: 10 us each. */
 const PATH_MTU_PEERS = 16;
 const PATH_MTU_INTERVAL_MS = 250;
+/** The whole flow table is looked through for what has expired in so many turns of a second each. */
+const SWEEP_TURNS = 30;
+const SWEEP_INTERVAL_MS = 1000;
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -222,6 +231,10 @@ async function open(
     if (last !== null && pathMtus.look(last)) publish(last);
   }, PATH_MTU_INTERVAL_MS);
   watchPathMtus.unref();
+  const sweep = setInterval(() => {
+    if (flows !== null) sweepFlows(flows.memory, Math.ceil(flows.memory.maxFlows / SWEEP_TURNS));
+  }, SWEEP_INTERVAL_MS);
+  sweep.unref();
 
   return {
     offloads: inUse,
@@ -233,16 +246,30 @@ async function open(
     },
     counters: () => ({
       ...sumCounters(starts.map(({ counters }) => counters)),
+      ...(flows === null ? {} : flowCounters(flows.memory)),
       'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
       'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
     stop: async () => {
       clearInterval(watchPathMtus);
+      clearInterval(sweep);
       Atomics.store(control, CONTROL_STOP, 1);
       announce();
       await Promise.all(threads.map(({ exited }) => exited));
       for (const fd of fds) closeSync(fd);
+      if (flows !== null) closeFlowMemory(flows.memory);
     },
+  };
+}
+
+/** Flows that are known now, and what became of others since the start. */
+function flowCounters(memory: FlowMemory): Record<string, number> {
+  const { flows, inserted, evicted, expired } = flowStats(memory);
+  return {
+    flows,
+    'flows.new': inserted,
+    'flows.evicted': evicted,
+    'flows.expired': expired,
   };
 }
 

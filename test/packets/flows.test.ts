@@ -51,12 +51,12 @@ const FAMILIES: readonly Family[] = [
     outside: '198.51.100.7',
   },
   {
-    pod: 'fd00:10:244:1::2',
-    other: 'fd00:10:244:1::3',
-    remote: 'fd00:10:244:2::2',
-    node: 'fd00:10:244:1::',
+    pod: 'fd00:1::2',
+    other: 'fd00:1::3',
+    remote: 'fd00:2::2',
+    node: 'fd00:1::',
     host: '2001:db8::2',
-    vip: 'fd00:10:96::a',
+    vip: 'fd96::a',
     outside: '2001:db8:ffff::7',
   },
 ];
@@ -115,7 +115,7 @@ class Decider {
         const index = keys.indexOf(`${address} ${port}`);
         if (index >= 0) return index;
         if (keys.some((key) => key.startsWith(`${address} `))) return FRONTEND_UNUSED_PORT;
-        return /^10\.96|^fd00:10:96/.test(address) ? FRONTEND_UNALLOCATED : FRONTEND_NONE;
+        return /^10\.96|^fd96/.test(address) ? FRONTEND_UNALLOCATED : FRONTEND_NONE;
       },
       pick: (frontend, _source, _inside, hash) => {
         const { backends, local } = [...this.frontends.values()][frontend]!;
@@ -377,7 +377,7 @@ for (const f of FAMILIES) {
     t.deepEqual([...unreachable!.subarray(at, at + 2)], version === 'IPv4' ? [3, 3] : [1, 4]);
     t.is(build.protocolOf(second!), build.TCP);
     t.is(it.take(syn(f.host, 30080, 5000, f.outside)), 'noLocalEndpoint');
-    t.is(it.take(syn(version === 'IPv4' ? '10.96.7.7' : 'fd00:10:96::77')), 'unallocated');
+    t.is(it.take(syn(version === 'IPv4' ? '10.96.7.7' : 'fd96::77')), 'unallocated');
     t.is(it.tun.read().length, 0);
   });
 
@@ -406,7 +406,7 @@ for (const f of FAMILIES) {
   test(`${version}: a client keeps its backend for the time of its affinity`, (t) => {
     using it = new Decider();
     const backends = Array.from({ length: 10 }, (_, i) =>
-      version === 'IPv4' ? `10.244.2.${10 + i}` : `fd00:10:244:2::${10 + i}`,
+      version === 'IPv4' ? `10.244.2.${10 + i}` : `fd00:2::${10 + i}`,
     );
     it.frontends.set(`${f.vip} 80`, { backends, port: 8080, affinityS: 100 });
     it.publish();
