@@ -38,11 +38,12 @@ export class Shop {
   static async open(lab: Lab): Promise<Shop> {
     const askers: Prober[] = [];
     for (const [i, name] of [...TIERS, 'client'].entries()) {
-      const labels = name === 'client' ? 'app=client' : `tier=${name}`;
+      const isClient = name === 'client';
+      const [namespace, labels] = isClient ? ['default', 'app=client'] : ['shop', `tier=${name}`];
       const pod = await lab.nodes[i % lab.nodes.length]!.addPod(name, {
-        args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=${name};K8S_POD_LABELS=${labels}`,
+        args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=${namespace};K8S_POD_NAME=${name};K8S_POD_LABELS=${labels}`,
       });
-      askers.push(await Prober.start(pod, lab.directory, name === 'client' ? [] : [8080]));
+      askers.push(await Prober.start(pod, lab.directory, isClient ? [] : [8080]));
     }
     const outside = new LabHost('outside', lab.netnsOf('etcd'));
     askers.push(await Prober.start(outside, lab.directory, []));
@@ -115,10 +116,16 @@ export class Shop {
   }
 }
 
-/** Who may reach whom, by deploy/example/shop.yaml; web is open to all, by whatever name. */
+/** Who may reach whom, by deploy/example/shop.yaml: web is open to all, and each to itself. */
 export const SHOP_ALLOWS: readonly string[] = [
-  'web > service api',
-  'api > service db',
   'outside > node port 30080',
+  'client > node port 30080',
+  'client > service web',
+  'web > node port 30080',
+  'web > service web',
+  'web > service api',
+  'api > service api',
+  'api > service db',
+  'db > service db',
 ];
 export const REPORT_ALLOWS: readonly string[] = [...SHOP_ALLOWS, 'web > service db'];
