@@ -6,7 +6,8 @@
  * The kernel has routed the packet here, so its TTL is already decremented, and the outer header gets
  * one of its own. Whether a source of ours is the sender's own, the host has looked at before; what is
  * checked here besides is what a peer would check, so that a drop is counted where an operator looks
- * first. The source is looked at first, then who has the destination:
+ * first. The source is looked at first, then what its flow says (flows.ts), which may put another
+ * destination or source in, then who has the destination:
  *
  *     source           local pod, .0   own subnet  peer       overlay  outside
  *     own subnet       back            noPod       to it (1)  noPeer   back
@@ -14,7 +15,8 @@
  *     overlay          notOurSource
  *     outside          back (2)        notOurSource
  *
- * (1) by VXLAN; back if it is direct. (2) to a pod only: the host does not route its own `.0` to us.
+ * (1) by VXLAN; back if it is direct. (2) to a pod only, or as a Service's client: the host does not
+ * route its own `.0` to us.
  * @see RFC 7348 section 5; test/packets/ways.test.ts, test/packets/egress.test.ts
  */
 import type { Arena } from '../linux/arena.ts';
