@@ -40,7 +40,7 @@ import {
   FLOW_VERSION,
   FLOW_WORDS,
 } from './flow-layout.ts';
-import { STATE_REPLIED, TIMEOUT_MAX_S, stateName } from './flow-state.ts';
+import { STATE_MASK, STATE_REPLIED, TIMEOUT_MAX_S, stateName } from './flow-state.ts';
 import {
   type FlowStore,
   HEADER_BOOT_ID,
@@ -259,8 +259,8 @@ function isSound(store: FlowStore, at: number, nowS: number): boolean {
     owner < OWNERS &&
     deadlineS > nowS &&
     deadlineS <= nowS + TIMEOUT_MAX_S &&
-    (state & ~STATE_REPLIED) >= 0 &&
-    stateName(kind & 0xff, state & ~STATE_REPLIED) !== undefined &&
+    (state & ~(STATE_REPLIED | STATE_MASK)) === 0 &&
+    stateName(kind & 0xff, state) !== undefined &&
     words[at + FLOW_HASH_ORIG] === store.hashTuple(words, at, 0) &&
     (!hasReply(words, at) || words[at + FLOW_HASH_REPLY] === store.hashTuple(words, at, 1))
   );
