@@ -298,6 +298,7 @@ function rebuild(store: FlowStore, nowS: number): void {
       store.giveBack(entry);
     }
   }
+  let inUse = 0;
   for (const key of order.subarray(0, sound).sort()) {
     const entry = ((key % 2 ** 26) + 2 ** 26) % 2 ** 26;
     const at = entry * FLOW_WORDS;
@@ -305,12 +306,13 @@ function rebuild(store: FlowStore, nowS: number): void {
     const isTaken =
       store.seekTuple(words[at + FLOW_HASH_ORIG]!, words, at, 0) >= 0 ||
       (hasReply(words, at) && store.seekTuple(words[at + FLOW_HASH_REPLY]!, words, at, 1) >= 0);
-    if (isTaken || header[HEADER_IN_USE]! >= maxFlows) {
+    if (isTaken || inUse >= maxFlows) {
       words[at + FLOW_VERSION] = words[at + FLOW_VERSION]! + 1;
       store.giveBack(entry);
       continue;
     }
     // Generations are numbered by a process: decided by another's, it is to be decided again.
+    inUse++;
     words[at + FLOW_GENERATION] = -1;
     words[at + FLOW_SERVICE_GENERATION] = -1;
     store.link(entry);
