@@ -40,7 +40,7 @@ import {
   FLOW_VERSION,
   FLOW_WORDS,
 } from './flow-layout.ts';
-import { STATE_REPLIED, TIMEOUT_MAX_S, stateName } from './flow-state.ts';
+import { STATE_MASK, STATE_REPLIED, TIMEOUT_MAX_S, stateName } from './flow-state.ts';
 import {
   type FlowStore,
   HEADER_BOOT_ID,
@@ -259,8 +259,8 @@ function isSound(store: FlowStore, at: number, nowS: number): boolean {
     owner < OWNERS &&
     deadlineS > nowS &&
     deadlineS <= nowS + TIMEOUT_MAX_S &&
-    (state & ~STATE_REPLIED) >= 0 &&
-    stateName(kind & 0xff, state & ~STATE_REPLIED) !== undefined &&
+    (state & ~(STATE_REPLIED | STATE_MASK)) === 0 &&
+    stateName(kind & 0xff, state) !== undefined &&
     words[at + FLOW_HASH_ORIG] === store.hashTuple(words, at, 0) &&
     (!hasReply(words, at) || words[at + FLOW_HASH_REPLY] === store.hashTuple(words, at, 1))
   );
@@ -298,6 +298,7 @@ function rebuild(store: FlowStore, nowS: number): void {
       store.giveBack(entry);
     }
   }
+  let inUse = 0;
   for (const key of order.subarray(0, sound).sort()) {
     const entry = ((key % 2 ** 26) + 2 ** 26) % 2 ** 26;
     const at = entry * FLOW_WORDS;
@@ -305,12 +306,13 @@ function rebuild(store: FlowStore, nowS: number): void {
     const isTaken =
       store.seekTuple(words[at + FLOW_HASH_ORIG]!, words, at, 0) >= 0 ||
       (hasReply(words, at) && store.seekTuple(words[at + FLOW_HASH_REPLY]!, words, at, 1) >= 0);
-    if (isTaken || header[HEADER_IN_USE]! >= maxFlows) {
+    if (isTaken || inUse >= maxFlows) {
       words[at + FLOW_VERSION] = words[at + FLOW_VERSION]! + 1;
       store.giveBack(entry);
       continue;
     }
     // Generations are numbered by a process: decided by another's, it is to be decided again.
+    inUse++;
     words[at + FLOW_GENERATION] = -1;
     words[at + FLOW_SERVICE_GENERATION] = -1;
     store.link(entry);

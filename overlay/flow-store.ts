@@ -1,14 +1,14 @@
 /**
  * What stands in the memory that holds the flows, and the operations on it that need its lock.
  * Runs per packet: no await, no allocation, no throw.
- * Not per packet: bytesFor, capacityOf, headsFor.
+ * Not per packet: bytesFor, capacityOf, headsFor, sparesOf.
  *
  *     header 4 KiB | heads of chains | counts per owner | lists per owner | entries
  *
  * Readers take no lock. What they rely on: an entry that is given back keeps its tuples and its chain
- * links until it is taken again, and it is not before SPARES others were. So who has just found one, or
- * stands on it in a chain, reads what it was; who was kept from running for as long as that sees another
- * VERSION, or a chain that ends elsewhere, and takes it as a miss.
+ * links until it is taken again, and it is not before a thousand others were, and one for sixteen flows.
+ * So who has just found one, or stands on it in a chain, reads what it was; who was kept from running for
+ * as long as that sees another VERSION, or a chain that ends elsewhere, and takes it as a miss.
  *
  * VERSION is the insertion's number * 2 + 1, so that the age of an entry outlives a restart; given back,
  * 1 more.
@@ -61,8 +61,11 @@ export const OWNERS = 4096;
 /** Of an owner's lists: first and last not assured, first and last assured. */
 const OWNER_WORDS = 4;
 const OWNER_ASSURED = 2;
-/** Entries given back that wait before they are taken again. */
-const SPARES = 1024;
+/** Source (4), destination (4), ports, kind: as the hash takes them. */
+export const TUPLE_VERSION = 10;
+
+/** Entries given back that wait before they are taken again: these, and one for sixteen flows. */
+const SPARES_MIN = 1024;
 
 /** Links that a reader follows: with a keyed hash no chain is as long, unless it changes underfoot. */
 const STEPS_MAX = 128;
@@ -74,7 +77,9 @@ const HAND_STEPS = 4;
 const HAND_STEPS_FULL = 64;
 const EVICT_BATCH = 64;
 
-export const capacityOf = (maxFlows: number): number => maxFlows + SPARES;
+const sparesOf = (maxFlows: number): number => SPARES_MIN + (maxFlows >>> 4);
+
+export const capacityOf = (maxFlows: number): number => maxFlows + sparesOf(maxFlows);
 
 /** At least two a flow, a power of two: a chain has one link on average at most. */
 export const headsFor = (maxFlows: number): number => 2 ** Math.ceil(Math.log2(maxFlows * 2));
@@ -94,7 +99,7 @@ export interface FlowStore {
   readonly lists: Int32Array;
   readonly words: Int32Array;
   readonly hash: FlowHash;
-  /** The IPv6 tuple that `seek6` looks for: source, destination, ports, kind. */
+  /** The IPv6 tuple that `seek6` looks for, and TUPLE_VERSION: of what was found last. */
   readonly tuple: Int32Array;
   /** @returns false if somebody holds it for good */
   readonly lock: () => boolean;
@@ -153,6 +158,7 @@ function isOwnReply(words: Int32Array, at: number): boolean {
 /** @param buffer  of bytesFor(maxFlows), with a header that is written */
 export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): FlowStore {
   const capacity = capacityOf(maxFlows);
+  const spares = sparesOf(maxFlows);
   const headCount = headsFor(maxFlows);
   const mask = headCount - 1;
   const header = new Int32Array(buffer, 0, HEADER_BYTES / 4);
@@ -166,7 +172,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
   at += OWNERS * OWNER_WORDS * 4;
   const words = new Int32Array(buffer, at, capacity * FLOW_WORDS);
   const hash = createFlowHash(header.slice(HEADER_KEY, HEADER_KEY + 4));
-  const tuple = new Int32Array(10);
+  const tuple = new Int32Array(TUPLE_VERSION + 1);
   /** Owners among whom the next to give is looked for. */
   const candidates = new Int32Array(OWNERS);
   const batch = Math.min(EVICT_BATCH, Math.max(1, maxFlows >>> 6));
@@ -205,6 +211,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
           words[entry + FLOW_KIND] === kind &&
           Atomics.load(words, entry) === version
         ) {
+          tuple[TUPLE_VERSION] = version;
           return ref;
         }
       }
@@ -241,6 +248,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
           hasTuple6(entry, direction) &&
           Atomics.load(words, entry) === version
         ) {
+          tuple[TUPLE_VERSION] = version;
           return ref;
         }
       }
@@ -292,7 +300,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
 
   function take(): number {
     const fresh = header[HEADER_HIGH_WATER]!;
-    if (fresh < capacity && header[HEADER_FREE_COUNT]! < SPARES) {
+    if (fresh < capacity && header[HEADER_FREE_COUNT]! < spares) {
       header[HEADER_HIGH_WATER] = fresh + 1;
       return fresh;
     }

@@ -4,8 +4,9 @@
  * Runs per packet: no await, no allocation, no throw.
  *
  * The words of an entry are in flow-layout.ts, its states in flow-state.ts. A reference is good for the
- * packet that it was found for: the entry may be given back meanwhile, and taken for another flow a
- * thousand insertions later (flow-store.ts).
+ * packet that it was found for: the entry may be given back meanwhile, and taken for another flow more
+ * than a thousand insertions later (flow-store.ts). A worker that was kept from running for so long asks
+ * `isStill`.
  */
 import { PROTOCOL_TCP } from '../wire/tcp.ts';
 import {
@@ -31,6 +32,7 @@ import {
   HEADER_REMOVED,
   HEADER_SEQUENCE,
   OWNERS,
+  TUPLE_VERSION,
   hasReply,
 } from './flow-store.ts';
 
@@ -66,6 +68,11 @@ export interface FlowTable {
    */
   readonly insert: (owner: number) => number;
   readonly remove: (ref: number) => void;
+  /**
+   * The entry is the one that the last find or insert returned, and not another flow's by now. Asked after
+   * its words have been read, and before what they say is done.
+   */
+  readonly isStill: (ref: number) => boolean;
   /**
    * A packet of this flow: moves its state and its deadline as Linux does (nf_conntrack's).
    * @param tcpFlags  0 for other protocols; for SCTP the first chunk's type
@@ -166,9 +173,14 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
     header[HEADER_SEQUENCE] = sequence;
     Atomics.store(words, at + FLOW_VERSION, sequence);
     store.link(entry);
+    tuple[TUPLE_VERSION] = sequence;
     counters[HEADER_INSERTED] = counters[HEADER_INSERTED]! + 1;
     store.unlock();
     return entry * 2;
+  }
+
+  function isStill(ref: number): boolean {
+    return Atomics.load(words, (ref >>> 1) * FLOW_WORDS + FLOW_VERSION) === tuple[TUPLE_VERSION];
   }
 
   function remove(ref: number): void {
@@ -233,6 +245,7 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
     find6,
     insert,
     remove,
+    isStill,
     advance,
     isClosing,
     hash4,
