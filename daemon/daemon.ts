@@ -41,7 +41,13 @@ import {
   leaseMessage,
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
-import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
+import {
+  overlayMtu,
+  overlayState,
+  publicAddresses,
+  refuseOverlap,
+  refuseServiceOverlap,
+} from './overlay-state.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
@@ -336,6 +342,9 @@ class NodeDaemon {
     }
     const network = await this.#awaitNetwork(store, signal);
     refuseOverlap(network, this.#underlay);
+    if (config.maxFlows > 0) {
+      refuseServiceOverlap(config.serviceClusterIpRange, network, this.#underlay);
+    }
     const addresses = publicAddresses(network, this.#underlay, config);
     const mtuBytes = overlayMtu(network, this.#underlay, addresses);
     const record = await readNode(stateDir);
