@@ -5,22 +5,26 @@ import type { LabelSelector, Labels } from './types.ts';
 const valueOf = (labels: Labels, key: string): string | undefined =>
   Object.hasOwn(labels, key) ? labels[key] : undefined;
 
-/** NotIn and DoesNotExist hold where the key is absent. */
 export function matchesSelector(selector: LabelSelector, labels: Labels): boolean {
   for (const [key, wanted] of Object.entries(selector.matchLabels)) {
     if (valueOf(labels, key) !== wanted) return false;
   }
-  return selector.matchExpressions.every(({ key, operator, values }) => {
-    const value = valueOf(labels, key);
-    switch (operator) {
-      case 'In':
-        return value !== undefined && values.includes(value);
-      case 'NotIn':
-        return value === undefined || !values.includes(value);
-      case 'Exists':
-        return value !== undefined;
-      case 'DoesNotExist':
-        return value === undefined;
-    }
-  });
+  return selector.matchExpressions.every((it) => holds(it, valueOf(labels, it.key)));
+}
+
+/** NotIn and DoesNotExist hold where the key is absent. */
+function holds(
+  { operator, values }: LabelSelector['matchExpressions'][number],
+  value: string | undefined,
+): boolean {
+  switch (operator) {
+    case 'In':
+      return value !== undefined && values.includes(value);
+    case 'NotIn':
+      return value === undefined || !values.includes(value);
+    case 'Exists':
+      return value !== undefined;
+    case 'DoesNotExist':
+      return value === undefined;
+  }
 }
