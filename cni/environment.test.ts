@@ -42,9 +42,9 @@ for (const [title, env, expected] of [
   [
     'labels',
     { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=app=web,example.com/tier=,constructor=x' },
-    { labels: { app: 'web', 'example.com/tier': '', constructor: 'x' } },
+    { ...nothing, labels: { app: 'web', 'example.com/tier': '', constructor: 'x' } },
   ],
-  ['no labels', { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=' }, { labels: {} }],
+  ['no labels', { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=' }, nothing],
   ['ignored by word', { ...ADD, CNI_ARGS: 'X=1;IgnoreUnknown=True' }, nothing],
 ] as const) {
   test(title, (t) => {

@@ -16,7 +16,7 @@ import {
   parseIpv4,
   parseIpv6,
 } from '../wire/address.ts';
-import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
+import { type Cidr, type Cidr4, type Cidr6, formatCidr, parseCidr } from '../wire/cidr.ts';
 import { didYouMean } from './nearest.ts';
 
 /** Loaded where there is a file to read or to print: pods wait for a daemon that starts. */
@@ -127,6 +127,22 @@ function parseNetwork6(text: string): Cidr6 {
     throw new ConfigError(`"${text}" leaves no room for /64 subnets; use a length in 1..62`);
   }
   return block;
+}
+
+function parseClusterIpRange(text: string): readonly Cidr[] {
+  const blocks = parseList(text).map((it) => parseCidr(it));
+  for (const family of [4, 6]) {
+    const [, second] = blocks.filter((it) => it.family === family);
+    if (second !== undefined) {
+      throw new ConfigError(`"${formatCidr(second)}" is a second IPv${family} block`);
+    }
+  }
+  for (const block of blocks) {
+    if (block.length < 8 || block.length > (block.family === 4 ? 30 : 126)) {
+      throw new ConfigError(`"${formatCidr(block)}" is no block to give addresses from`);
+    }
+  }
+  return blocks;
 }
 
 /** Every rung, as operators write it, and the one it stands on. */
@@ -336,6 +352,12 @@ export const OPTIONS = {
     text: '',
     parse: (text): readonly AddressRange[] => parseList(text).map(parseAddressRange),
     description: 'addresses no pod gets: single ones, blocks, or ranges (10.244.1.2-10.244.1.9)',
+  }),
+  serviceClusterIpRange: option({
+    kind: 'list',
+    text: '10.96.0.0/12',
+    parse: parseClusterIpRange,
+    description: 'blocks from which Services get addresses, at most one of each family',
   }),
   subnetFile: option({
     kind: 'string',
