@@ -11,6 +11,7 @@ import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { removeHost } from './host-state.ts';
 import type { Log } from './log.ts';
 import { openStore } from './network.ts';
+import { deletePodsOf } from './own-pods.ts';
 import { PodHost } from './pod-host.ts';
 import { requireProgram } from './programs.ts';
 import { type NodeRecord, lockStateDir, readNode, stateFiles } from './state-dir.ts';
@@ -50,6 +51,7 @@ async function releaseOwn(config: Config, log: Log, signal: AbortSignal): Promis
     const network = await readNetworkConfig(store, etcdPrefix, signal);
     const record = await readNode(stateDir);
     const { leases } = await listLeases(store, etcdPrefix, network);
+    await deletePodsOf(store, etcdPrefix, config.nodeName);
     const own = leases.find((it) => isOurs(it, record));
     if (own === undefined || own.reserved) return null;
     await releaseLease(store, etcdPrefix, own.key);

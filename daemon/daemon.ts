@@ -34,13 +34,14 @@ import type { Log } from './log.ts';
 import {
   type LeaseMessage,
   type LeasesMessage,
-  type ObjectsMessage,
+  type ObjectsStatus,
   type StatusMessage,
   addressText,
   cidrText,
   leaseMessage,
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
+import { ObjectApi } from './object-api.ts';
 import {
   overlayMtu,
   overlayState,
@@ -48,6 +49,7 @@ import {
   refuseOverlap,
   refuseServiceOverlap,
 } from './overlay-state.ts';
+import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
@@ -148,6 +150,7 @@ class NodeDaemon {
   readonly #podFailures = new PodFailures((fields, text) => this.#log.warn(fields, text));
   #podHost: PodHost | null = null;
   #pods: Pods | null = null;
+  #ownPods: OwnPods | null = null;
   readonly #podsOpened = Promise.withResolvers<Pods>();
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
@@ -228,7 +231,10 @@ class NodeDaemon {
         log,
         host,
         reconcile: () => this.#podsChanged(),
-        publish: () => this.#publish(),
+        publish: () => {
+          this.#publish();
+          this.#ownPods?.changed();
+        },
         obstacle: () => this.#reasonsAgainstPods(),
         impaired: () => !this.#forwarding(),
         mtuBytes: () => this.#fixed!.mtuBytes,
@@ -333,6 +339,7 @@ class NodeDaemon {
     }
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
+    this.#publishPods(store, open);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -389,6 +396,23 @@ class NodeDaemon {
       'packet path runs',
     );
     if (dataplane.offloads.tunnelGso) void this.#guardTunnel(dataplane, signal);
+  }
+
+  #publishPods(store: Store, open: AsyncDisposableStack): void {
+    const { etcdPrefix, nodeName, subnetLeaseTtl } = this.#config;
+    const ownPods = publishOwnPods({
+      store,
+      prefix: etcdPrefix,
+      nodeName,
+      ttlMs: subnetLeaseTtl * 1000,
+      pods: () => podsOfAttachments(this.#pods!.attachments, nodeName),
+      onProblem: (err) => {
+        if (err === null) this.#log.info("this node's pods are in etcd again as they are");
+        else this.#log.warn({ err }, "this node's pods are not in etcd as they are; trying again");
+      },
+    });
+    this.#ownPods = ownPods;
+    open.defer(() => ownPods.stop());
   }
 
   async #guardTunnel(dataplane: Dataplane, signal: AbortSignal): Promise<void> {
@@ -761,7 +785,7 @@ class NodeDaemon {
     return this.#objects === null || this.#objects.objects !== null;
   }
 
-  #objectsMessage(): ObjectsMessage | null {
+  #objectsMessage(): ObjectsStatus | null {
     if (this.#objects === null) return null;
     const set = this.#objects.objects;
     return {
@@ -851,7 +875,14 @@ class NodeDaemon {
   }
 
   #routes(): readonly ApiRoute[] {
+    const { etcdPrefix: prefix, serviceClusterIpRange: clusterIps } = this.#config;
+    const store = (): Store => {
+      if (this.#store !== null) return this.#store;
+      throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
+    };
+    const ranges = { clusterIps };
     return [
+      ...new ObjectApi({ store, prefix, ranges }).routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',
@@ -912,6 +943,7 @@ class NodeDaemon {
     }
     if (lease.own && this.#keeper !== null) {
       await this.#asking(this.#keeper.release());
+      await this.#asking(this.#ownPods?.release() ?? Promise.resolve());
       this.#log.info({ key: lease.key }, 'gave the lease back; the daemon ends');
       setImmediate(() => this.#end(null));
       return { kind: 'released', key: lease.key };
