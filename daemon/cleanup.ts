@@ -91,7 +91,16 @@ export async function cleanUp(
     removed.push(...pods.removeAll());
   }
   removed.push(...(await removeHost(tunName, stateDir)));
-  const paths = [subnetFile, files.socket, files.node, files.sysctls, files.pods, files.deleted];
+  const { flowFile } = config;
+  const paths = [
+    subnetFile,
+    flowFile,
+    files.socket,
+    files.node,
+    files.sysctls,
+    files.pods,
+    files.deleted,
+  ];
   if (options.purge) paths.push(files.etcd);
   for (const path of paths) {
     if (!existsSync(path)) continue;
@@ -100,8 +109,9 @@ export async function cleanUp(
   }
   await rm(files.lock, { force: true });
   await removeIfEmpty(stateDir);
-  // The folder of the default is made by us; another one is the operator's.
+  // The folders of the defaults are made by us; others are the operator's.
   if (subnetFile === OPTIONS.subnetFile.text) await removeIfEmpty(dirname(subnetFile));
+  if (flowFile === OPTIONS.flowFile.text) await removeIfEmpty(dirname(flowFile));
   return removed;
 }
 

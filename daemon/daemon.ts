@@ -13,7 +13,7 @@ import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
-import { type ObjectProblem, type ObjectSource, EMPTY_OBJECTS } from '../objects/types.ts';
+import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
 import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
 import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
@@ -42,6 +42,7 @@ import {
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { ObjectApi } from './object-api.ts';
+import { combine, etcdSource, withOwnPods } from './object-store.ts';
 import {
   overlayMtu,
   overlayState,
@@ -107,12 +108,8 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
   await new NodeDaemon(config, underlay, log).run(stop);
 }
 
-const NO_OBJECTS: ObjectSource = {
-  async *watch() {
-    yield await Promise.resolve(EMPTY_OBJECTS);
-  },
-};
 const NO_ADDRESSES: readonly IpAddress[] = [];
+const compileTables = (_: ObjectSet): Tables<never> => NO_TABLES;
 const NO_TABLES: Tables<never> = {
   policy: EMPTY_POLICY_TABLE,
   services: EMPTY_SERVICE_TABLE,
@@ -164,6 +161,8 @@ class NodeDaemon {
   readonly #netlink: Netlink = openNetlink();
   #nodeAddresses: readonly IpAddress[] = [];
   #objectFailure = '';
+  #objectInterruption: Error | null = null;
+  readonly #objectProblems = new ObjectProblems((fields, text) => this.#log.warn(fields, text));
   #problems: readonly ObjectProblem[] = [];
   #published: {
     readonly lease: NodeLease;
@@ -182,7 +181,7 @@ class NodeDaemon {
       config.maxFlows === 0
         ? null
         : new ObjectTables<never>({
-            compile: () => NO_TABLES,
+            compile: (objects) => compileTables(this.#withOwnPods(objects)),
             view: () => ({
               pods: this.#pods?.addresses ?? NO_ADDRESSES,
               nodeAddresses: this.#nodeAddresses,
@@ -373,7 +372,7 @@ class NodeDaemon {
     this.#keeper = keeper;
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
-    void this.#followObjects(signal);
+    void this.#followObjects(store, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -470,10 +469,26 @@ class NodeDaemon {
     }
   }
 
-  async #followObjects(signal: AbortSignal): Promise<void> {
+  async #followObjects(store: Store, signal: AbortSignal): Promise<void> {
     if (this.#objects === null) return;
+    const { etcdPrefix } = this.#config;
+    const problems = new Map<string, readonly ObjectProblem[]>();
+    const tell = (source: string) => (found: readonly ObjectProblem[]) => {
+      problems.set(source, found);
+      this.#problems = [...problems.values()].flat();
+      this.#objectProblems.tell(this.#problems);
+    };
+    const sources: ObjectSource[] = [
+      etcdSource(store, etcdPrefix, tell('etcd'), {
+        onInterruption: (err) => {
+          if (err === null) this.#log.info('policies and Services are current again');
+          else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
+          this.#objectInterruption = err;
+        },
+      }),
+    ];
     try {
-      await this.#objects.follow(NO_OBJECTS, signal);
+      await this.#objects.follow(combine(sources, tell('both')), signal);
     } catch (cause) {
       if (signal.aborted) return;
       this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
@@ -585,6 +600,11 @@ class NodeDaemon {
     }
     this.#objectFailure = message;
     return tables;
+  }
+
+  #withOwnPods(objects: ObjectSet): ObjectSet {
+    const attachments = this.#pods?.attachments ?? [];
+    return withOwnPods(objects, podsOfAttachments(attachments, this.#config.nodeName));
   }
 
   /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */
@@ -812,7 +832,8 @@ class NodeDaemon {
       reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
     }
     if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
-    if (this.#interruption !== null) reasons.push(`etcd: ${this.#interruption.message}`);
+    const interruption = this.#interruption ?? this.#objectInterruption;
+    if (interruption !== null) reasons.push(`etcd: ${interruption.message}`);
     return reasons;
   }
 
@@ -961,6 +982,24 @@ class NodeDaemon {
       if (!(cause instanceof StoreError)) throw cause;
       throw new ApiError(503, cause.code, cause.message, { cause });
     }
+  }
+}
+
+/** Says once what is wrong with an object, as long as it is. */
+class ObjectProblems {
+  readonly #warn: (fields: object, text: string) => void;
+  #told = new Set<string>();
+
+  constructor(warn: (fields: object, text: string) => void) {
+    this.#warn = warn;
+  }
+
+  tell(problems: readonly ObjectProblem[]): void {
+    const now = new Map(problems.map((it) => [problemText(it), it]));
+    for (const [text, problem] of now) {
+      if (!this.#told.has(text)) this.#warn({ ...problem }, 'an object is not believed');
+    }
+    this.#told = new Set(now.keys());
   }
 }
 
