@@ -245,7 +245,7 @@ test.serial('Service networks: the node is .0 there, an outside client itself', 
   t.is((await outside).trim(), 'ping');
 });
 
-test.serial('ICMP errors about a node port come too, others are the host’s', async (t) => {
+test.serial('ICMP errors about a node port come too, others go to the host', async (t) => {
   await send(client, '192.0.2.1', 30053);
   // The socket is closed already.
   answer(await awaitPacket(t, '17 192.0.2.2 > 192.0.2.1 30053'));
@@ -287,7 +287,7 @@ test.serial('10,000 ports: what changes costs what changes', async (t) => {
   t.deepEqual(steeredIn({ sets }).sort(), one.map(steeredElement).sort());
 });
 
-test.serial('a port that is a Service’s no more is the host’s again', async (t) => {
+test.serial('a port that is of no Service any more belongs to the host again', async (t) => {
   host.reconcile([at(UDP, '203.0.113.7', 53)]);
   kept.length = 0;
   await send(client, '192.0.2.1', 30053);
