@@ -73,7 +73,7 @@ for (const [title, flags, message] of [
   [
     'two Service networks of one family',
     { serviceClusterIpRange: '10.96.0.0/16,fd00:96::/112,10.97.0.0/16' },
-    /10.97.0.0\/16 is a second IPv4 block/,
+    /"10.97.0.0\/16" is a second IPv4 block/,
   ],
   [
     'a Service network in that of the pods',

@@ -136,6 +136,22 @@ function parseNetwork6(text: string): Cidr6 {
   return block;
 }
 
+function parseClusterIpRange(text: string): readonly Cidr[] {
+  const blocks = parseList(text).map((it) => parseCidr(it));
+  for (const family of [4, 6]) {
+    const [, second] = blocks.filter((it) => it.family === family);
+    if (second !== undefined) {
+      throw new ConfigError(`"${formatCidr(second)}" is a second IPv${family} block`);
+    }
+  }
+  for (const block of blocks) {
+    if (block.length < 8 || block.length > (block.family === 4 ? 30 : 126)) {
+      throw new ConfigError(`"${formatCidr(block)}" is no block to give addresses from`);
+    }
+  }
+  return blocks;
+}
+
 /** Every rung, as operators write it, and the one it stands on. */
 const RUNGS: Readonly<
   Record<keyof Offloads, { readonly name: string; readonly needs: keyof Offloads | null }>
@@ -194,18 +210,6 @@ export const formatOffloads = (offloads: Offloads): string =>
     .filter((it) => offloads[it])
     .map((it) => RUNGS[it].name)
     .join(', ') || 'none';
-
-/** At most one of each family, as Kubernetes has it. */
-function parseServiceNetworks(text: string): readonly Cidr[] {
-  const blocks = parseList(text).map(parseCidr);
-  for (const family of [4, 6] as const) {
-    const [, second] = blocks.filter((it) => it.family === family);
-    if (second !== undefined) {
-      throw new ConfigError(`${formatCidr(second)} is a second IPv${family} block; give one`);
-    }
-  }
-  return blocks;
-}
 
 const ESTABLISHED = ['strict', 'loose'] as const;
 
@@ -373,8 +377,8 @@ export const OPTIONS = {
   serviceClusterIpRange: option({
     kind: 'list',
     text: '10.96.0.0/12',
-    parse: parseServiceNetworks,
-    description: 'networks of the cluster addresses of Services, one of each family at most',
+    parse: parseClusterIpRange,
+    description: 'blocks from which Services get addresses, at most one of each family',
   }),
   externalIpBlocks: option({
     kind: 'list',

@@ -13,7 +13,7 @@ import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
-import { type ObjectProblem, type ObjectSource, EMPTY_OBJECTS } from '../objects/types.ts';
+import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
 import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
 import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
@@ -34,14 +34,23 @@ import type { Log } from './log.ts';
 import {
   type LeaseMessage,
   type LeasesMessage,
-  type ObjectsMessage,
+  type ObjectsStatus,
   type StatusMessage,
   addressText,
   cidrText,
   leaseMessage,
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
-import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
+import { ObjectApi } from './object-api.ts';
+import { combine, etcdSource, withOwnPods } from './object-store.ts';
+import {
+  overlayMtu,
+  overlayState,
+  publicAddresses,
+  refuseOverlap,
+  refuseServiceOverlap,
+} from './overlay-state.ts';
+import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
@@ -99,12 +108,8 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
   await new NodeDaemon(config, underlay, log).run(stop);
 }
 
-const NO_OBJECTS: ObjectSource = {
-  async *watch() {
-    yield await Promise.resolve(EMPTY_OBJECTS);
-  },
-};
 const NO_ADDRESSES: readonly IpAddress[] = [];
+const compileTables = (_: ObjectSet): Tables<never> => NO_TABLES;
 const NO_TABLES: Tables<never> = {
   policy: EMPTY_POLICY_TABLE,
   services: EMPTY_SERVICE_TABLE,
@@ -142,6 +147,7 @@ class NodeDaemon {
   readonly #podFailures = new PodFailures((fields, text) => this.#log.warn(fields, text));
   #podHost: PodHost | null = null;
   #pods: Pods | null = null;
+  #ownPods: OwnPods | null = null;
   readonly #podsOpened = Promise.withResolvers<Pods>();
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
@@ -155,6 +161,8 @@ class NodeDaemon {
   readonly #netlink: Netlink = openNetlink();
   #nodeAddresses: readonly IpAddress[] = [];
   #objectFailure = '';
+  #objectInterruption: Error | null = null;
+  readonly #objectProblems = new ObjectProblems((fields, text) => this.#log.warn(fields, text));
   #problems: readonly ObjectProblem[] = [];
   #published: {
     readonly lease: NodeLease;
@@ -173,7 +181,7 @@ class NodeDaemon {
       config.maxFlows === 0
         ? null
         : new ObjectTables<never>({
-            compile: () => NO_TABLES,
+            compile: (objects) => compileTables(this.#withOwnPods(objects)),
             view: () => ({
               pods: this.#pods?.addresses ?? NO_ADDRESSES,
               nodeAddresses: this.#nodeAddresses,
@@ -222,7 +230,10 @@ class NodeDaemon {
         log,
         host,
         reconcile: () => this.#podsChanged(),
-        publish: () => this.#publish(),
+        publish: () => {
+          this.#publish();
+          this.#ownPods?.changed();
+        },
         obstacle: () => this.#reasonsAgainstPods(),
         impaired: () => !this.#forwarding(),
         mtuBytes: () => this.#fixed!.mtuBytes,
@@ -327,6 +338,7 @@ class NodeDaemon {
     }
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
+    this.#publishPods(store, open);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -336,6 +348,9 @@ class NodeDaemon {
     }
     const network = await this.#awaitNetwork(store, signal);
     refuseOverlap(network, this.#underlay);
+    if (config.maxFlows > 0) {
+      refuseServiceOverlap(config.serviceClusterIpRange, network, this.#underlay);
+    }
     const addresses = publicAddresses(network, this.#underlay, config);
     const mtuBytes = overlayMtu(network, this.#underlay, addresses);
     const record = await readNode(stateDir);
@@ -357,7 +372,7 @@ class NodeDaemon {
     this.#keeper = keeper;
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
-    void this.#followObjects(signal);
+    void this.#followObjects(store, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -388,6 +403,23 @@ class NodeDaemon {
       'packet path runs',
     );
     if (dataplane.offloads.tunnelGso) void this.#guardTunnel(dataplane, signal);
+  }
+
+  #publishPods(store: Store, open: AsyncDisposableStack): void {
+    const { etcdPrefix, nodeName, subnetLeaseTtl } = this.#config;
+    const ownPods = publishOwnPods({
+      store,
+      prefix: etcdPrefix,
+      nodeName,
+      ttlMs: subnetLeaseTtl * 1000,
+      pods: () => podsOfAttachments(this.#pods!.attachments, nodeName),
+      onProblem: (err) => {
+        if (err === null) this.#log.info("this node's pods are in etcd again as they are");
+        else this.#log.warn({ err }, "this node's pods are not in etcd as they are; trying again");
+      },
+    });
+    this.#ownPods = ownPods;
+    open.defer(() => ownPods.stop());
   }
 
   async #guardTunnel(dataplane: Dataplane, signal: AbortSignal): Promise<void> {
@@ -445,10 +477,26 @@ class NodeDaemon {
     }
   }
 
-  async #followObjects(signal: AbortSignal): Promise<void> {
+  async #followObjects(store: Store, signal: AbortSignal): Promise<void> {
     if (this.#objects === null) return;
+    const { etcdPrefix } = this.#config;
+    const problems = new Map<string, readonly ObjectProblem[]>();
+    const tell = (source: string) => (found: readonly ObjectProblem[]) => {
+      problems.set(source, found);
+      this.#problems = [...problems.values()].flat();
+      this.#objectProblems.tell(this.#problems);
+    };
+    const sources: ObjectSource[] = [
+      etcdSource(store, etcdPrefix, tell('etcd'), {
+        onInterruption: (err) => {
+          if (err === null) this.#log.info('policies and Services are current again');
+          else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
+          this.#objectInterruption = err;
+        },
+      }),
+    ];
     try {
-      await this.#objects.follow(NO_OBJECTS, signal);
+      await this.#objects.follow(combine(sources, tell('both')), signal);
     } catch (cause) {
       if (signal.aborted) return;
       this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
@@ -560,6 +608,11 @@ class NodeDaemon {
     }
     this.#objectFailure = message;
     return tables;
+  }
+
+  #withOwnPods(objects: ObjectSet): ObjectSet {
+    const attachments = this.#pods?.attachments ?? [];
+    return withOwnPods(objects, podsOfAttachments(attachments, this.#config.nodeName));
   }
 
   /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */
@@ -760,7 +813,7 @@ class NodeDaemon {
     return this.#objects === null || this.#objects.objects !== null;
   }
 
-  #objectsMessage(): ObjectsMessage | null {
+  #objectsMessage(): ObjectsStatus | null {
     if (this.#objects === null) return null;
     const set = this.#objects.objects;
     return {
@@ -787,7 +840,8 @@ class NodeDaemon {
       reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
     }
     if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
-    if (this.#interruption !== null) reasons.push(`etcd: ${this.#interruption.message}`);
+    const interruption = this.#interruption ?? this.#objectInterruption;
+    if (interruption !== null) reasons.push(`etcd: ${interruption.message}`);
     return reasons;
   }
 
@@ -850,7 +904,14 @@ class NodeDaemon {
   }
 
   #routes(): readonly ApiRoute[] {
+    const { etcdPrefix: prefix, serviceClusterIpRange: clusterIps } = this.#config;
+    const store = (): Store => {
+      if (this.#store !== null) return this.#store;
+      throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
+    };
+    const ranges = { clusterIps };
     return [
+      ...new ObjectApi({ store, prefix, ranges }).routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',
@@ -911,6 +972,7 @@ class NodeDaemon {
     }
     if (lease.own && this.#keeper !== null) {
       await this.#asking(this.#keeper.release());
+      await this.#asking(this.#ownPods?.release() ?? Promise.resolve());
       this.#log.info({ key: lease.key }, 'gave the lease back; the daemon ends');
       setImmediate(() => this.#end(null));
       return { kind: 'released', key: lease.key };
@@ -928,6 +990,24 @@ class NodeDaemon {
       if (!(cause instanceof StoreError)) throw cause;
       throw new ApiError(503, cause.code, cause.message, { cause });
     }
+  }
+}
+
+/** Says once what is wrong with an object, as long as it is. */
+class ObjectProblems {
+  readonly #warn: (fields: object, text: string) => void;
+  #told = new Set<string>();
+
+  constructor(warn: (fields: object, text: string) => void) {
+    this.#warn = warn;
+  }
+
+  tell(problems: readonly ObjectProblem[]): void {
+    const now = new Map(problems.map((it) => [problemText(it), it]));
+    for (const [text, problem] of now) {
+      if (!this.#told.has(text)) this.#warn({ ...problem }, 'an object is not believed');
+    }
+    this.#told = new Set(now.keys());
   }
 }
 

@@ -12,6 +12,7 @@ import {
   overlayState,
   publicAddresses,
   refuseOverlap,
+  refuseServiceOverlap,
 } from './overlay-state.ts';
 
 const cidr4 = (text: string): Cidr4 => parseCidr(text) as Cidr4;
@@ -209,3 +210,21 @@ test('an overlay that contains our own underlay address is refused', (t) => {
   });
   t.notThrows(() => refuseOverlap(network(), { ...inside, address4: v4 }));
 });
+
+for (const [title, block, message] of [
+  ['apart from both', '10.96.0.0/12', null],
+  [
+    'around the pods',
+    '10.0.0.0/8',
+    /10.0.0.0\/8 overlaps the overlay network 10.244.0.0\/16: name/,
+  ],
+  ['within them', 'fd00:10:244:7::/112', /overlaps the overlay network fd00:10:244::\/56/],
+  ['around the underlay', '192.0.0.0/16', /contains 192.0.2.1 of interface eth0: peers there/],
+] as const) {
+  test(`a Service network ${title}`, (t) => {
+    const underlay = { address4: v4, address6: null, iface: 'eth0' };
+    const refuse = () => refuseServiceOverlap([parseCidr(block)], network(), underlay);
+    if (message === null) t.notThrows(refuse);
+    else t.throws(refuse, { instanceOf: UnderlayError, message });
+  });
+}

@@ -10,7 +10,7 @@ import {
   type Ipv6,
   formatAddress,
 } from '../wire/address.ts';
-import { cidrContains, formatCidr } from '../wire/cidr.ts';
+import { type Cidr, cidrContains, cidrsOverlap, formatCidr } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
 import type { Underlay } from './underlay.ts';
 
@@ -83,6 +83,31 @@ export function refuseOverlap(
       `the overlay network ${formatCidr(block)} contains ${formatAddress(address)} of interface ` +
         `${underlay.iface}: peers there could not be reached`,
     );
+  }
+}
+
+/** @throws UnderlayError when Services would swallow pods' addresses, or the underlay's */
+export function refuseServiceOverlap(
+  services: readonly Cidr[],
+  network: Families,
+  underlay: Pick<Underlay, 'address4' | 'address6' | 'iface'>,
+): void {
+  const change = 'name other blocks with --service-cluster-ip-range ("" for none)';
+  for (const block of services) {
+    for (const pods of [network.ipv4?.network, network.ipv6?.network]) {
+      if (pods === undefined || !cidrsOverlap(block, pods)) continue;
+      throw new UnderlayError(
+        `the Service network ${formatCidr(block)} overlaps the overlay network ` +
+          `${formatCidr(pods)}: ${change}`,
+      );
+    }
+    for (const address of [underlay.address4, underlay.address6]) {
+      if (address === null || !cidrContains(block, address)) continue;
+      throw new UnderlayError(
+        `the Service network ${formatCidr(block)} contains ${formatAddress(address)} of interface ` +
+          `${underlay.iface}: peers there could not be reached; ${change}`,
+      );
+    }
   }
 }
 

@@ -7,10 +7,21 @@ import { type ElementChange, openElementWriter } from '../linux/nft-elements.ts'
 import { addressBytes, parseAddress } from '../wire/address.ts';
 import { NFT_TABLE, type SteeredPort, steeredElement, steeredSet } from './ruleset.ts';
 
+/** What follows from a port, once: most of them stay from one table to the next. */
+const texts = new WeakMap<SteeredPort, string>();
+
+function textOf(it: SteeredPort): string {
+  const known = texts.get(it) ?? steeredElement(it);
+  texts.set(it, known);
+  return known;
+}
+
 export class ServiceHost implements Disposable {
   readonly #elements = openElementWriter();
   /** By their texts; null: there is no table, or it is not known what is in it. */
   #present: Set<string> | null = null;
+  /** What the sets hold; null: others have changed them, perhaps. */
+  #last: readonly SteeredPort[] | null = null;
 
   [Symbol.dispose](): void {
     this.#elements[Symbol.dispose]();
@@ -19,6 +30,7 @@ export class ServiceHost implements Disposable {
   /** What the table was found to hold, or was made with. */
   elementsAre(elements: ReadonlySet<string>): void {
     this.#present = new Set(elements);
+    this.#last = null;
   }
 
   /**
@@ -28,10 +40,11 @@ export class ServiceHost implements Disposable {
    */
   reconcile(steered: readonly SteeredPort[]): { readonly added: number; readonly removed: number } {
     const present = this.#present;
-    if (present === null) return { added: 0, removed: 0 };
-    const wanted = new Map(steered.map((it) => [steeredElement(it), it]));
+    if (present === null || steered === this.#last) return { added: 0, removed: 0 };
+    const wanted = new Map(steered.map((it) => [textOf(it), it]));
     const add = [...wanted].filter(([text]) => !present.has(text)).map(([, it]) => it);
     const remove = [...present].filter((text) => !wanted.has(text)).map(portOf);
+    this.#last = steered;
     if (add.length + remove.length === 0) return { added: 0, removed: 0 };
     this.#present = null;
     this.#elements.apply(NFT_TABLE, [
