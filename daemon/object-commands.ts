@@ -257,7 +257,10 @@ export async function getObjects(
   const query = new URLSearchParams();
   if (names.isNamespaced && namespace !== null) query.set('namespace', namespace);
   if (name !== null) query.set('name', name);
-  const { items } = await ask<ObjectsMessage>('GET', `/v1/objects/${names.plural}?${query.toString()}`);
+  const { items } = await ask<ObjectsMessage>(
+    'GET',
+    `/v1/objects/${names.plural}?${query.toString()}`,
+  );
   return { names, items, isOne: name !== null };
 }
 
