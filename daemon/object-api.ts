@@ -1,6 +1,7 @@
 /** The API's routes for objects in etcd: what `weft apply`, `weft get` and `weft delete` ask for. */
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
+import { isDnsLabel, isDnsSubdomain } from '../objects/names.ts';
 import { parseObjects } from '../objects/parse.ts';
 import { type WeftObject, describeObject } from '../objects/types.ts';
 import { type Store, type StoreEntry, StoreError } from '../store/store.ts';
@@ -20,8 +21,6 @@ import type {
   ObjectsMessage,
 } from './messages.ts';
 import {
-  DNS_LABEL,
-  DNS_NAME,
   KINDS,
   objectKey,
   objectsPrefix,
@@ -46,7 +45,7 @@ export interface ObjectApiOptions {
   readonly ranges: ServiceRanges;
 }
 
-const setName = z.string().regex(DNS_LABEL);
+const setName = z.string().refine(isDnsLabel);
 const kind = z.enum(KINDS.map((it) => it.kind));
 const applySchema = z.object({
   documents: z.array(z.custom<Json>(isJson)).max(APPLY_OBJECTS_MAX),
@@ -58,8 +57,8 @@ const deleteSchema = z.object({
     .array(
       z.object({
         kind,
-        namespace: z.union([z.literal(''), z.string().regex(DNS_LABEL)]),
-        name: z.string().regex(DNS_NAME),
+        namespace: z.union([z.literal(''), z.string().refine(isDnsLabel)]),
+        name: z.string().refine(isDnsSubdomain),
       }),
     )
     .max(65_536),
@@ -95,10 +94,12 @@ const setOf = (raw: Json): string | null => {
   return typeof set === 'string' ? set : null;
 };
 
-const withSet = (raw: Json, set: string): Json => {
+/** As it is stored: marked, and with the namespace that was left out. */
+const marked = (raw: Json, set: string, namespace: string): Json => {
   const metadata = sub(raw, 'metadata');
   const annotations = { ...sub(metadata, 'annotations'), [APPLY_SET]: set };
-  return { ...raw, metadata: { ...metadata, annotations } };
+  const whose = namespace === '' ? {} : { namespace };
+  return { ...raw, metadata: { ...metadata, ...whose, annotations } };
 };
 
 /** As many at once as etcd answers well; what fails ends it. */
@@ -181,7 +182,8 @@ export class ObjectApi {
     return await inParallel([...objects.entries()], async ([i, object]) => {
       const { kind, metadata } = object;
       const { namespace, name } = metadata;
-      const result = await this.#write(store, object, withSet(documents[i]!, set), dryRun);
+      const wanted = marked(documents[i]!, set, namespace);
+      const result = await this.#write(store, object, wanted, dryRun);
       return { kind, namespace, name, result };
     });
   }
