@@ -416,6 +416,9 @@ class NodeDaemon {
       },
     });
     this.#ownPods = ownPods;
+    ownPods.ended.catch((cause: unknown) =>
+      this.#end(new DaemonError("this node's pods are no longer published", { cause })),
+    );
     open.defer(() => ownPods.stop());
   }
 
@@ -980,7 +983,12 @@ class NodeDaemon {
     }
     if (lease.own && this.#keeper !== null) {
       await this.#asking(this.#keeper.release());
-      await this.#asking(this.#ownPods?.release() ?? Promise.resolve());
+      try {
+        await this.#ownPods?.release();
+      } catch (err) {
+        if (!(err instanceof StoreError)) throw err;
+        this.#log.warn({ err }, "this node's pods stay in etcd until their lease ends");
+      }
       this.#log.info({ key: lease.key }, 'gave the lease back; the daemon ends');
       setImmediate(() => this.#end(null));
       return { kind: 'released', key: lease.key };

@@ -144,14 +144,17 @@ const asking =
   (method, path, body) =>
     ask(flags, method, path, body);
 
-const pathsOf = (flags: Flags): readonly string[] =>
-  [flags['filename'] ?? []].flat().map((it) => String(it));
+/** Yargs gives one text, or a list of them. */
+function textsOf(flags: Flags, name: string): readonly string[] {
+  const value = flags[name];
+  return (Array.isArray(value) ? value : [value]).filter((it) => typeof it === 'string');
+}
 
 /** A flag that may be there once. */
 function textOf(flags: Flags, name: string): string | null {
-  const value = flags[name];
-  if (Array.isArray(value)) throw new UsageError(`--${name} is given more than once`);
-  return value === undefined ? null : String(value);
+  const [text = null, second] = textsOf(flags, name);
+  if (second !== undefined) throw new UsageError(`--${name} is given more than once`);
+  return text;
 }
 
 /** Problems on stderr, a line each, before the line that says what follows. */
@@ -171,7 +174,7 @@ const apply = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
     const { applyObjects } = await import('./object-commands.ts');
     const options = {
-      paths: pathsOf(flags),
+      paths: textsOf(flags, 'filename'),
       set: textOf(flags, 'set') ?? 'default',
       prune: flags['prune'] === true,
       dryRun: flags['dry-run'] === true,
@@ -185,7 +188,7 @@ const remove = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
     const { deleteObjects } = await import('./object-commands.ts');
     const options = {
-      paths: pathsOf(flags),
+      paths: textsOf(flags, 'filename'),
       kind: textOf(flags, 'kind'),
       name: textOf(flags, 'name'),
       namespace: textOf(flags, 'namespace') ?? 'default',
@@ -561,7 +564,6 @@ async function main(args: readonly string[]): Promise<void> {
       'Write Kubernetes objects into etcd: policies, Services, labels of pods and namespaces',
       (it) =>
         withFiles(it)
-          .demandOption('filename', 'say what to apply: -f FILE')
           .option('prune', {
             type: 'boolean',
             describe:

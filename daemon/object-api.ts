@@ -1,11 +1,13 @@
 /** The API's routes for objects in etcd: what `weft apply`, `weft get` and `weft delete` ask for. */
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
+import { isDnsLabel, isDnsSubdomain } from '../objects/names.ts';
 import { parseObjects } from '../objects/parse.ts';
 import { type WeftObject, describeObject } from '../objects/types.ts';
 import { type Store, type StoreEntry, StoreError } from '../store/store.ts';
 import { ApiError, type ApiRequest, type ApiRoute } from './api.ts';
 import {
+  Allocations,
   type Json,
   type ServiceRanges,
   allocateService,
@@ -20,8 +22,6 @@ import type {
   ObjectsMessage,
 } from './messages.ts';
 import {
-  DNS_LABEL,
-  DNS_NAME,
   KINDS,
   objectKey,
   objectsPrefix,
@@ -46,7 +46,7 @@ export interface ObjectApiOptions {
   readonly ranges: ServiceRanges;
 }
 
-const setName = z.string().regex(DNS_LABEL);
+const setName = z.string().refine(isDnsLabel);
 const kind = z.enum(KINDS.map((it) => it.kind));
 const applySchema = z.object({
   documents: z.array(z.custom<Json>(isJson)).max(APPLY_OBJECTS_MAX),
@@ -58,8 +58,8 @@ const deleteSchema = z.object({
     .array(
       z.object({
         kind,
-        namespace: z.union([z.literal(''), z.string().regex(DNS_LABEL)]),
-        name: z.string().regex(DNS_NAME),
+        namespace: z.union([z.literal(''), z.string().refine(isDnsLabel)]),
+        name: z.string().refine(isDnsSubdomain),
       }),
     )
     .max(65_536),
@@ -95,10 +95,12 @@ const setOf = (raw: Json): string | null => {
   return typeof set === 'string' ? set : null;
 };
 
-const withSet = (raw: Json, set: string): Json => {
+/** As it is stored: marked, and with the namespace that was left out. */
+const marked = (raw: Json, set: string, namespace: string): Json => {
   const metadata = sub(raw, 'metadata');
   const annotations = { ...sub(metadata, 'annotations'), [APPLY_SET]: set };
-  return { ...raw, metadata: { ...metadata, annotations } };
+  const whose = namespace === '' ? {} : { namespace };
+  return { ...raw, metadata: { ...metadata, ...whose, annotations } };
 };
 
 /** As many at once as etcd answers well; what fails ends it. */
@@ -178,16 +180,19 @@ export class ObjectApi {
       throw new ApiError(422, 'ERR_OBJECT', `nothing was applied: ${text}`);
     });
     const store = this.#options.store();
+    const allocations = new Allocations(store, this.#options.prefix);
     return await inParallel([...objects.entries()], async ([i, object]) => {
       const { kind, metadata } = object;
       const { namespace, name } = metadata;
-      const result = await this.#write(store, object, withSet(documents[i]!, set), dryRun);
+      const wanted = marked(documents[i]!, set, namespace);
+      const result = await this.#write(store, allocations, object, wanted, dryRun);
       return { kind, namespace, name, result };
     });
   }
 
   async #write(
     store: Store,
+    allocations: Allocations,
     object: WeftObject,
     wanted: Json,
     dryRun: boolean,
@@ -200,7 +205,7 @@ export class ObjectApi {
       const earlier = entry === null ? null : readRaw(entry);
       const allocated =
         kind === 'Service' && !dryRun
-          ? await allocateService(store, prefix, ranges, wanted, earlier)
+          ? await allocateService(allocations, ranges, wanted, earlier)
           : null;
       const raw = allocated?.raw ?? (kind === 'Service' ? likeEarlier(wanted, earlier) : wanted);
       if (earlier !== null && isDeepStrictEqual(earlier, raw)) return 'unchanged';
@@ -222,14 +227,16 @@ export class ObjectApi {
   /** @throws StoreError */
   async delete({ objects, set, dryRun }: DeleteRequest): Promise<readonly AppliedMessage[]> {
     const store = this.#options.store();
+    const allocations = new Allocations(store, this.#options.prefix);
     return await inParallel(objects, async (name) => ({
       ...name,
-      result: (await this.#remove(store, name, set, dryRun)) ? 'deleted' : 'absent',
+      result: (await this.#remove(store, allocations, name, set, dryRun)) ? 'deleted' : 'absent',
     }));
   }
 
   async #remove(
     store: Store,
+    allocations: Allocations,
     name: ObjectNameMessage,
     set: string | null,
     dryRun: boolean,
@@ -244,7 +251,7 @@ export class ObjectApi {
       if (dryRun) return true;
       const done = await store.commit({ kind: 'delete', key, modRevision: entry.modRevision });
       if (done === null) continue;
-      if (name.kind === 'Service') await freeService(store, prefix, nameText(name));
+      if (name.kind === 'Service') await freeService(allocations, nameText(name));
       return true;
     }
   }

@@ -2,8 +2,8 @@
 import { readFile, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text as readAll } from 'node:stream/consumers';
-import { parseObjects } from '../objects/parse.ts';
-import { IGNORED } from '../objects/schema.ts';
+import { isDnsLabel, isDnsSubdomain } from '../objects/names.ts';
+import { isIgnored, parseObjects } from '../objects/parse.ts';
 import { type ObjectProblem, type WeftObject, describeObject } from '../objects/types.ts';
 import type {
   AppliedMessage,
@@ -13,7 +13,7 @@ import type {
   ObjectsMessage,
 } from './messages.ts';
 import { APPLY_OBJECTS_MAX } from './object-api.ts';
-import { DNS_LABEL, DNS_NAME, KINDS, type KindNames, kindOf } from './object-keys.ts';
+import { KINDS, type KindNames, kindOf } from './object-keys.ts';
 import { didYouMean } from './nearest.ts';
 
 /** What was given cannot be applied; nothing was. One line a problem. */
@@ -82,7 +82,7 @@ export async function readObjects(
     for (const { file, text } of await readPath(path, stdin)) {
       const parsed = parseObjects(text, file);
       for (const it of parsed.problems) {
-        if (it.reason.startsWith(IGNORED)) ignored.push(it);
+        if (isIgnored(it)) ignored.push(it);
         else problems.push(it);
       }
       for (const document of parsed.documents) {
@@ -154,7 +154,8 @@ export async function* applyObjects(
   stdin: NodeJS.ReadableStream,
   warn: (line: string) => void,
 ): AsyncGenerator<string> {
-  if (!DNS_LABEL.test(set)) throw new ObjectsError(`--set: "${set}" is no name`);
+  if (paths.length === 0) throw new ObjectsError('say what to apply: -f FILE');
+  if (!isDnsLabel(set)) throw new ObjectsError(`--set: "${set}" is no name`);
   const { documents, ignored } = await readObjects(paths, stdin);
   for (const it of ignored) warn(problemLine(it));
   const suffix = dryRun ? ' (dry run)' : '';
@@ -211,8 +212,8 @@ export async function deleteObjects(
   let names: readonly ObjectNameMessage[];
   if (kind !== null && name !== null && paths.length === 0) {
     const { kind: known, isNamespaced } = kindNamed(kind);
-    if (!DNS_NAME.test(name)) throw new ObjectsError(`"${name}" is the name of no object`);
-    if (!DNS_LABEL.test(namespace)) throw new ObjectsError(`"${namespace}" is no namespace`);
+    if (!isDnsSubdomain(name)) throw new ObjectsError(`"${name}" is the name of no object`);
+    if (!isDnsLabel(namespace)) throw new ObjectsError(`"${namespace}" is no namespace`);
     names = [{ kind: known, namespace: isNamespaced ? namespace : '', name }];
   } else if (kind === null && paths.length > 0) {
     const { documents } = await readObjects(paths, stdin);
@@ -255,7 +256,10 @@ export async function getObjects(
   const query = new URLSearchParams();
   if (names.isNamespaced && namespace !== null) query.set('namespace', namespace);
   if (name !== null) query.set('name', name);
-  const { items } = await ask<ObjectsMessage>('GET', `/v1/objects/${names.plural}?${query}`);
+  const { items } = await ask<ObjectsMessage>(
+    'GET',
+    `/v1/objects/${names.plural}?${query.toString()}`,
+  );
   return { names, items, isOne: name !== null };
 }
 

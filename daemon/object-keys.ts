@@ -6,6 +6,7 @@
  *     <prefix>/allocations/clusterip/<address>                namespace/name of the Service that has it
  *     <prefix>/allocations/nodeport/<port>                    the same
  */
+import { isDnsLabel, isDnsSubdomain } from '../objects/names.ts';
 import type { Kind } from '../objects/types.ts';
 
 export interface KindNames {
@@ -14,7 +15,6 @@ export interface KindNames {
   readonly plural: string;
   /** What else `weft get` and `weft delete` take. */
   readonly others: readonly string[];
-  readonly apiVersion: string;
   readonly isNamespaced: boolean;
 }
 
@@ -24,49 +24,42 @@ export const KINDS: readonly KindNames[] = [
     kind: 'Namespace',
     plural: 'namespaces',
     others: ['namespace', 'ns'],
-    apiVersion: 'v1',
     isNamespaced: false,
   },
   {
     kind: 'Node',
     plural: 'nodes',
     others: ['node', 'no'],
-    apiVersion: 'v1',
     isNamespaced: false,
   },
   {
     kind: 'ClusterNetworkPolicy',
     plural: 'clusternetworkpolicies',
     others: ['clusternetworkpolicy', 'cnp'],
-    apiVersion: 'policy.networking.k8s.io/v1alpha2',
     isNamespaced: false,
   },
   {
     kind: 'NetworkPolicy',
     plural: 'networkpolicies',
     others: ['networkpolicy', 'netpol'],
-    apiVersion: 'networking.k8s.io/v1',
     isNamespaced: true,
   },
   {
     kind: 'Pod',
     plural: 'pods',
     others: ['pod', 'po'],
-    apiVersion: 'v1',
     isNamespaced: true,
   },
   {
     kind: 'Service',
     plural: 'services',
     others: ['service', 'svc'],
-    apiVersion: 'v1',
     isNamespaced: true,
   },
   {
     kind: 'EndpointSlice',
     plural: 'endpointslices',
     others: ['endpointslice', 'eps'],
-    apiVersion: 'discovery.k8s.io/v1',
     isNamespaced: true,
   },
 ];
@@ -78,10 +71,6 @@ export function kindOf(text: string): KindNames | null {
 }
 
 export const namesOf = (kind: Kind): KindNames => KINDS.find((it) => it.kind === kind)!;
-
-/** A namespace and a name as Kubernetes has them, checked, so that no key holds another's. */
-export const DNS_LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
-export const DNS_NAME = /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/;
 
 export const objectsPrefix = (prefix: string): string => `${prefix}/objects/`;
 export const podsPrefix = (prefix: string): string => `${prefix}/pods/`;
@@ -107,8 +96,8 @@ export function parseObjectKey(prefix: string, key: string): ObjectName | null {
   if (names === undefined || namespace === undefined || name === undefined || rest.length > 0) {
     return null;
   }
-  if (names.isNamespaced ? !DNS_LABEL.test(namespace) : namespace !== '-') return null;
-  if (!DNS_NAME.test(name)) return null;
+  if (names.isNamespaced ? !isDnsLabel(namespace) : namespace !== '-') return null;
+  if (!isDnsSubdomain(name)) return null;
   return { kind: names.kind, namespace: namespace === '-' ? '' : namespace, name };
 }
 
@@ -123,6 +112,6 @@ export function parsePodKey(prefix: string, key: string): CniPodName | null {
   if (!key.startsWith(start)) return null;
   const [nodeName, namespace, name, ...rest] = key.slice(start.length).split('/');
   if (nodeName === undefined || namespace === undefined || name === undefined) return null;
-  if (rest.length > 0 || !DNS_NAME.test(nodeName)) return null;
-  return DNS_LABEL.test(namespace) && DNS_NAME.test(name) ? { nodeName, namespace, name } : null;
+  if (rest.length > 0 || !isDnsSubdomain(nodeName)) return null;
+  return isDnsLabel(namespace) && isDnsSubdomain(name) ? { nodeName, namespace, name } : null;
 }

@@ -55,7 +55,7 @@ function read(t: ExecutionContext, source: ObjectSource) {
   })();
   const next = async (isSo: (set: ObjectSet) => boolean): Promise<ObjectSet> => {
     for (let i = 0; i < 400; i++) {
-      const set = latest as ObjectSet | null;
+      const set = latest;
       if (set !== null && isSo(set)) return set;
       await sleep(5);
     }

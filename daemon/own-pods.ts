@@ -115,6 +115,8 @@ export interface OwnPods {
   readonly changed: () => void;
   /** Ends the publishing; what is published stays until the lease ends, or the next start takes it up. */
   readonly stop: () => Promise<void>;
+  /** Settles when it was stopped; rejects by a defect only. */
+  readonly ended: Promise<unknown>;
   /** Ends it, and takes everything back. @throws StoreError */
   readonly release: () => Promise<void>;
 }
@@ -133,7 +135,7 @@ class Publisher implements OwnPods {
   readonly #folder: string;
   readonly #clock: Clock;
   readonly #stopping = new AbortController();
-  readonly #running: Promise<unknown>;
+  readonly ended: Promise<unknown>;
   #dirty = Promise.withResolvers<void>();
   #lease: { readonly leaseId: string; readonly renewAtMs: number } | null = null;
 
@@ -142,9 +144,8 @@ class Publisher implements OwnPods {
     this.#folder = nodePodsPrefix(options.prefix, options.nodeName);
     this.#clock = options.clock ?? bootClock;
     const { signal } = this.#stopping;
-    this.#running = Promise.all([this.#publish(signal), this.#notice(signal)]);
-    // A defect ends the process when it is waited for, and not before.
-    this.#running.catch(() => 'thrown by stop()');
+    this.ended = Promise.all([this.#publish(signal), this.#notice(signal)]);
+    this.ended.catch(() => 'thrown by stop(), and told to who waits for it');
   }
 
   changed(): void {
@@ -153,7 +154,7 @@ class Publisher implements OwnPods {
 
   async stop(): Promise<void> {
     this.#stopping.abort();
-    await this.#running;
+    await this.ended;
   }
 
   async release(): Promise<void> {

@@ -189,7 +189,9 @@ function at(raw: unknown, ...path: readonly string[]): string {
     const isObject = typeof raw === 'object' && raw !== null && Object.hasOwn(raw, key);
     return isObject ? at((raw as Raw)[key], ...rest) : '';
   }
-  if (typeof raw !== 'object' || raw === null) return String(raw ?? '');
+  if (typeof raw === 'string') return raw;
+  if (typeof raw === 'number' || typeof raw === 'boolean') return String(raw);
+  if (typeof raw !== 'object' || raw === null) return '';
   return Object.entries(raw)
     .map(([name, value]) => `${name}=${at(value)}`)
     .join(',');

@@ -225,19 +225,16 @@ function* yamlSources(
     for (const document of documents) {
       const [broken] = document.errors;
       if (broken !== undefined) {
-        refuse(lineAt(broken.pos[0]), `is not YAML: ${broken.message}`);
+        refuse(lineAt(broken.pos[0]), `is not YAML: ${shortOf(broken)}`);
         continue;
       }
       const { contents } = document;
       // Comments alone, or nothing between two lines of ---.
       if (contents === null) continue;
       const start = contents.range?.[0] ?? 0;
-      let value: unknown;
-      try {
-        value = document.toJS({ maxAliasCount: 100 });
-      } catch (error) {
-        if (!(error instanceof ReferenceError)) throw error;
-        refuse(lineAt(start), `is not YAML: ${error.message}`);
+      const value = valueOf(document);
+      if (value instanceof Error) {
+        refuse(lineAt(start), `is not YAML: ${shortOf(value)}`);
         continue;
       }
       if (value === null) continue;
@@ -258,3 +255,16 @@ function* yamlSources(
     refuse(file, 'is nested too deep');
   }
 }
+
+/** Aliases and merges are followed here; what is wrong with them has errors of all kinds. */
+function valueOf(document: Yaml.Document.Parsed): unknown {
+  try {
+    return document.toJS({ maxAliasCount: 100 });
+  } catch (error) {
+    if (error instanceof Error) return error;
+    throw error;
+  }
+}
+
+/** Some messages repeat the text. */
+const shortOf = ({ message }: Error): string => message.slice(0, 200);
