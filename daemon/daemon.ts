@@ -13,6 +13,7 @@ import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
+import { directorySource } from '../objects/directory.ts';
 import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
 import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
 import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
@@ -479,7 +480,7 @@ class NodeDaemon {
 
   async #followObjects(store: Store, signal: AbortSignal): Promise<void> {
     if (this.#objects === null) return;
-    const { etcdPrefix } = this.#config;
+    const { etcdPrefix, objects: dir } = this.#config;
     const problems = new Map<string, readonly ObjectProblem[]>();
     const tell = (source: string) => (found: readonly ObjectProblem[]) => {
       problems.set(source, found);
@@ -487,6 +488,7 @@ class NodeDaemon {
       this.#objectProblems.tell(this.#problemLines());
     };
     const sources: ObjectSource[] = [
+      ...(dir === null ? [] : [directorySource(dir, tell('directory'))]),
       etcdSource(store, etcdPrefix, tell('etcd'), {
         onInterruption: (err) => {
           if (err === null) this.#log.info('policies and Services are current again');
