@@ -36,29 +36,91 @@ export interface ServiceRanges {
 type Claim = 'clusterip' | 'nodeport';
 const claimsPrefix = (prefix: string, claim: Claim): string => `${prefix}/allocations/${claim}/`;
 
-/** What one Service holds and takes, through one pass. */
-class Claims {
+interface Holder {
+  readonly owner: string;
+  readonly modRevision: number;
+}
+
+/**
+ * Who has what, as it was listed once, and as it was changed here since: for the Services of one request.
+ * What others do meanwhile a create notices, and only a create decides.
+ */
+export class Allocations {
   readonly #store: Store;
   readonly #prefix: string;
+  readonly #lists = new Map<Claim, Promise<Map<string, Holder>>>();
+
+  constructor(store: Store, prefix: string) {
+    this.#store = store;
+    this.#prefix = prefix;
+  }
+
+  #holders(claim: Claim): Promise<Map<string, Holder>> {
+    const known = this.#lists.get(claim);
+    if (known !== undefined) return known;
+    const start = claimsPrefix(this.#prefix, claim);
+    const list = this.#store.list(start).then(({ entries }) => {
+      const holders = new Map<string, Holder>();
+      for (const { key, value: owner, modRevision } of entries.values()) {
+        holders.set(key.slice(start.length), { owner, modRevision });
+      }
+      return holders;
+    });
+    this.#lists.set(claim, list);
+    return list;
+  }
+
+  async isKnown(claim: Claim, what: string): Promise<boolean> {
+    return (await this.#holders(claim)).has(what);
+  }
+
+  /** @returns false if it is another's */
+  async take(claim: Claim, what: string, owner: string): Promise<boolean> {
+    const holders = await this.#holders(claim);
+    const key = claimsPrefix(this.#prefix, claim) + what;
+    const made = await this.#store.commit({ kind: 'create', key, value: owner, leaseId: null });
+    if (made !== null) {
+      holders.set(what, { owner, modRevision: made });
+      return true;
+    }
+    const entry = await this.#store.get(key);
+    if (entry !== null) {
+      holders.set(what, { owner: entry.value, modRevision: entry.modRevision });
+    }
+    return entry?.value === owner;
+  }
+
+  /** Gives back everything of the owner's but what is in `used`. */
+  async freeOthers(
+    owner: string,
+    used: Readonly<Record<Claim, ReadonlySet<string>>>,
+  ): Promise<void> {
+    for (const claim of ['clusterip', 'nodeport'] as const) {
+      const holders = await this.#holders(claim);
+      for (const [what, holder] of holders) {
+        if (holder.owner !== owner || used[claim].has(what)) continue;
+        const key = claimsPrefix(this.#prefix, claim) + what;
+        await this.#store.commit({ kind: 'delete', key, modRevision: holder.modRevision });
+        holders.delete(what);
+      }
+    }
+  }
+}
+
+/** What one Service holds and takes, through one pass. */
+class Claims {
+  readonly #allocations: Allocations;
   readonly #owner: string;
   readonly #used = { clusterip: new Set<string>(), nodeport: new Set<string>() };
 
-  constructor(store: Store, prefix: string, owner: string) {
-    this.#store = store;
-    this.#prefix = prefix;
+  constructor(allocations: Allocations, owner: string) {
+    this.#allocations = allocations;
     this.#owner = owner;
   }
 
   /** @returns false if it is another's */
   async take(claim: Claim, what: string): Promise<boolean> {
-    const key = claimsPrefix(this.#prefix, claim) + what;
-    const made = await this.#store.commit({
-      kind: 'create',
-      key,
-      value: this.#owner,
-      leaseId: null,
-    });
-    const isOurs = made !== null || (await this.#store.get(key))?.value === this.#owner;
+    const isOurs = await this.#allocations.take(claim, what, this.#owner);
     if (isOurs) this.#used[claim].add(what);
     return isOurs;
   }
@@ -72,25 +134,15 @@ class Claims {
 
   /** The first of `candidates` that nobody has; null: all are taken. */
   async any(claim: Claim, candidates: Iterable<string>): Promise<string | null> {
-    const start = claimsPrefix(this.#prefix, claim);
-    const { entries } = await this.#store.list(start);
     for (const it of candidates) {
-      if (entries.has(start + it) || this.#used[claim].has(it)) continue;
+      if (await this.#allocations.isKnown(claim, it)) continue;
       if (await this.take(claim, it)) return it;
     }
     return null;
   }
 
-  /** What the Service had and was not taken again. */
-  async freeOthers(): Promise<void> {
-    for (const claim of ['clusterip', 'nodeport'] as const) {
-      const start = claimsPrefix(this.#prefix, claim);
-      const { entries } = await this.#store.list(start);
-      for (const { key, value, modRevision } of entries.values()) {
-        if (value !== this.#owner || this.#used[claim].has(key.slice(start.length))) continue;
-        await this.#store.commit({ kind: 'delete', key, modRevision });
-      }
-    }
+  freeOthers(): Promise<void> {
+    return this.#allocations.freeOthers(this.#owner, this.#used);
   }
 }
 
@@ -237,8 +289,7 @@ export interface AllocatedService {
  * @throws ApiError (409: taken, or none left; 422: not in the range), StoreError
  */
 export async function allocateService(
-  store: Store,
-  prefix: string,
+  allocations: Allocations,
   ranges: ServiceRanges,
   raw: Json,
   earlier: Json | null,
@@ -247,7 +298,7 @@ export async function allocateService(
   const before = jsonOf(earlier?.['spec']);
   const { name, namespace = 'default' } = jsonOf(raw['metadata']);
   const owner = `${String(namespace)}/${String(name)}`;
-  const claims = new Claims(store, prefix, owner);
+  const claims = new Claims(allocations, owner);
   const freeOthers = (): Promise<void> => claims.freeOthers();
   const type = spec['type'] ?? 'ClusterIP';
   const isHeadless = spec['clusterIP'] === 'None' || listOf(spec['clusterIPs'])[0] === 'None';
@@ -276,5 +327,5 @@ export async function allocateService(
 }
 
 /** After a Service was deleted. @param owner  `namespace/name` */
-export const freeService = (store: Store, prefix: string, owner: string): Promise<void> =>
-  new Claims(store, prefix, owner).freeOthers();
+export const freeService = (allocations: Allocations, owner: string): Promise<void> =>
+  new Claims(allocations, owner).freeOthers();

@@ -13,6 +13,7 @@ import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
+import { directorySource } from '../objects/directory.ts';
 import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
 import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
 import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
@@ -25,7 +26,13 @@ import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
 import { readNodeAddresses } from './node-addresses.ts';
-import { ObjectTables, type Tables } from './objects.ts';
+import {
+  type Compilers,
+  type NodeView,
+  ObjectTables,
+  type Tables,
+  compileTables,
+} from './objects.ts';
 import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
@@ -42,7 +49,7 @@ import {
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { ObjectApi } from './object-api.ts';
-import { combine, etcdSource, withOwnPods } from './object-store.ts';
+import { combine, etcdSource } from './object-store.ts';
 import {
   overlayMtu,
   overlayState,
@@ -109,13 +116,11 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
 }
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
-const compileTables = (_: ObjectSet): Tables<never> => NO_TABLES;
-const NO_TABLES: Tables<never> = {
-  policy: EMPTY_POLICY_TABLE,
-  services: EMPTY_SERVICE_TABLE,
-  steered: [],
-  healthChecks: [],
-  problems: [],
+const NO_COMPILERS: Compilers = {
+  policy: { compile: () => EMPTY_POLICY_TABLE },
+  services: {
+    compile: () => ({ table: EMPTY_SERVICE_TABLE, steered: [], healthChecks: [], problems: [] }),
+  },
 };
 
 class NodeDaemon {
@@ -153,7 +158,8 @@ class NodeDaemon {
   #recorded: NodeLease | null = null;
   #wasReady = false;
   /** Null: a plain overlay, which tracks no flows. */
-  readonly #objects: ObjectTables<never> | null;
+  readonly #objects: ObjectTables | null;
+  readonly #compilers: Compilers = NO_COMPILERS;
   readonly #serviceHost = new ServiceHost();
   /** A pass over the whole host reads or makes the sets of Services at this moment. */
   #areSetsBusy = false;
@@ -169,7 +175,7 @@ class NodeDaemon {
     readonly held: boolean;
     readonly peers: readonly NodeLease[];
     readonly pods: Pods['addresses'];
-    readonly tables: Tables<never> | null;
+    readonly tables: Tables | null;
     readonly nodeAddresses: readonly IpAddress[];
   } | null = null;
 
@@ -180,8 +186,8 @@ class NodeDaemon {
     this.#objects =
       config.maxFlows === 0
         ? null
-        : new ObjectTables<never>({
-            compile: (objects) => compileTables(this.#withOwnPods(objects)),
+        : new ObjectTables({
+            compile: (objects, view) => this.#compile(objects, view),
             view: () => ({
               pods: this.#pods?.addresses ?? NO_ADDRESSES,
               nodeAddresses: this.#nodeAddresses,
@@ -482,14 +488,15 @@ class NodeDaemon {
 
   async #followObjects(store: Store, signal: AbortSignal): Promise<void> {
     if (this.#objects === null) return;
-    const { etcdPrefix } = this.#config;
+    const { etcdPrefix, objects: dir } = this.#config;
     const problems = new Map<string, readonly ObjectProblem[]>();
     const tell = (source: string) => (found: readonly ObjectProblem[]) => {
       problems.set(source, found);
       this.#problems = [...problems.values()].flat();
-      this.#objectProblems.tell(this.#problems);
+      this.#objectProblems.tell(this.#problemLines());
     };
     const sources: ObjectSource[] = [
+      ...(dir === null ? [] : [directorySource(dir, tell('directory'))]),
       etcdSource(store, etcdPrefix, tell('etcd'), {
         onInterruption: (err) => {
           if (err === null) this.#log.info('policies and Services are current again');
@@ -567,6 +574,7 @@ class NodeDaemon {
     // A publication makes the packet path forget what it learned: none without a change.
     if (isSame && knowsAll && last.pods === pods) return;
     this.#published = { lease, held, peers, pods, tables, nodeAddresses };
+    if (last?.tables !== tables) this.#objectProblems.tell(this.#problemLines());
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
@@ -601,7 +609,7 @@ class NodeDaemon {
     }
   }
 
-  #currentTables(): Tables<never> | null {
+  #currentTables(): Tables | null {
     const objects = this.#objects;
     if (objects === null) return null;
     const tables = objects.current();
@@ -613,9 +621,11 @@ class NodeDaemon {
     return tables;
   }
 
-  #withOwnPods(objects: ObjectSet): ObjectSet {
-    const attachments = this.#pods?.attachments ?? [];
-    return withOwnPods(objects, podsOfAttachments(attachments, this.#config.nodeName));
+  #compile(objects: ObjectSet, { nodeAddresses }: NodeView): Tables {
+    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const own = podsOfAttachments(this.#pods?.attachments ?? [], nodeName);
+    const node = { nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
+    return compileTables(this.#compilers, objects, own, node);
   }
 
   /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */
@@ -812,8 +822,10 @@ class NodeDaemon {
     );
   }
 
+  /** Listed, and made tables of that the packet path has. */
   #knowsObjects(): boolean {
-    return this.#objects === null || this.#objects.objects !== null;
+    if (this.#objects === null) return true;
+    return this.#published !== null && this.#published.tables !== null;
   }
 
   #objectsMessage(): ObjectsStatus | null {
@@ -823,8 +835,14 @@ class NodeDaemon {
       listed: set !== null,
       policies: (set?.networkPolicies.size ?? 0) + (set?.clusterNetworkPolicies.size ?? 0),
       services: set?.services.size ?? 0,
-      problems: [...this.#problems, ...(this.#published?.tables?.problems ?? [])].map(problemText),
+      problems: this.#problemLines(),
     };
+  }
+
+  /** Of the sources and of what was compiled last. */
+  #problemLines(): readonly string[] {
+    const compiled = this.#published?.tables?.problems ?? [];
+    return [...this.#problems.map(problemText), ...compiled];
   }
 
   #reasons(): readonly string[] {
@@ -1001,7 +1019,7 @@ class NodeDaemon {
   }
 }
 
-/** Says once what is wrong with an object, as long as it is. */
+/** Says once what is wrong with objects, as long as it is. */
 class ObjectProblems {
   readonly #warn: (fields: object, text: string) => void;
   #told = new Set<string>();
@@ -1010,12 +1028,11 @@ class ObjectProblems {
     this.#warn = warn;
   }
 
-  tell(problems: readonly ObjectProblem[]): void {
-    const now = new Map(problems.map((it) => [problemText(it), it]));
-    for (const [text, problem] of now) {
-      if (!this.#told.has(text)) this.#warn({ ...problem }, 'an object is not believed');
+  tell(problems: readonly string[]): void {
+    for (const problem of problems) {
+      if (!this.#told.has(problem)) this.#warn({ problem }, 'an object is not as it should be');
     }
-    this.#told = new Set(now.keys());
+    this.#told = new Set(problems);
   }
 }
 

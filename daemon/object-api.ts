@@ -7,6 +7,7 @@ import { type WeftObject, describeObject } from '../objects/types.ts';
 import { type Store, type StoreEntry, StoreError } from '../store/store.ts';
 import { ApiError, type ApiRequest, type ApiRoute } from './api.ts';
 import {
+  Allocations,
   type Json,
   type ServiceRanges,
   allocateService,
@@ -179,17 +180,19 @@ export class ObjectApi {
       throw new ApiError(422, 'ERR_OBJECT', `nothing was applied: ${text}`);
     });
     const store = this.#options.store();
+    const allocations = new Allocations(store, this.#options.prefix);
     return await inParallel([...objects.entries()], async ([i, object]) => {
       const { kind, metadata } = object;
       const { namespace, name } = metadata;
       const wanted = marked(documents[i]!, set, namespace);
-      const result = await this.#write(store, object, wanted, dryRun);
+      const result = await this.#write(store, allocations, object, wanted, dryRun);
       return { kind, namespace, name, result };
     });
   }
 
   async #write(
     store: Store,
+    allocations: Allocations,
     object: WeftObject,
     wanted: Json,
     dryRun: boolean,
@@ -202,7 +205,7 @@ export class ObjectApi {
       const earlier = entry === null ? null : readRaw(entry);
       const allocated =
         kind === 'Service' && !dryRun
-          ? await allocateService(store, prefix, ranges, wanted, earlier)
+          ? await allocateService(allocations, ranges, wanted, earlier)
           : null;
       const raw = allocated?.raw ?? (kind === 'Service' ? likeEarlier(wanted, earlier) : wanted);
       if (earlier !== null && isDeepStrictEqual(earlier, raw)) return 'unchanged';
@@ -224,14 +227,16 @@ export class ObjectApi {
   /** @throws StoreError */
   async delete({ objects, set, dryRun }: DeleteRequest): Promise<readonly AppliedMessage[]> {
     const store = this.#options.store();
+    const allocations = new Allocations(store, this.#options.prefix);
     return await inParallel(objects, async (name) => ({
       ...name,
-      result: (await this.#remove(store, name, set, dryRun)) ? 'deleted' : 'absent',
+      result: (await this.#remove(store, allocations, name, set, dryRun)) ? 'deleted' : 'absent',
     }));
   }
 
   async #remove(
     store: Store,
+    allocations: Allocations,
     name: ObjectNameMessage,
     set: string | null,
     dryRun: boolean,
@@ -246,7 +251,7 @@ export class ObjectApi {
       if (dryRun) return true;
       const done = await store.commit({ kind: 'delete', key, modRevision: entry.modRevision });
       if (done === null) continue;
-      if (name.kind === 'Service') await freeService(store, prefix, nameText(name));
+      if (name.kind === 'Service') await freeService(allocations, nameText(name));
       return true;
     }
   }

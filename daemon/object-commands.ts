@@ -3,8 +3,7 @@ import { readFile, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text as readAll } from 'node:stream/consumers';
 import { isDnsLabel, isDnsSubdomain } from '../objects/names.ts';
-import { parseObjects } from '../objects/parse.ts';
-import { IGNORED } from '../objects/schema.ts';
+import { isIgnored, parseObjects } from '../objects/parse.ts';
 import { type ObjectProblem, type WeftObject, describeObject } from '../objects/types.ts';
 import type {
   AppliedMessage,
@@ -83,7 +82,7 @@ export async function readObjects(
     for (const { file, text } of await readPath(path, stdin)) {
       const parsed = parseObjects(text, file);
       for (const it of parsed.problems) {
-        if (it.reason.startsWith(IGNORED)) ignored.push(it);
+        if (isIgnored(it)) ignored.push(it);
         else problems.push(it);
       }
       for (const document of parsed.documents) {

@@ -1,13 +1,20 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
-import { EMPTY_OBJECTS, type ObjectSet, type ObjectSource } from '../objects/types.ts';
+import { EMPTY_OBJECTS, type ObjectSet, type ObjectSource, type Pod } from '../objects/types.ts';
 import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
 import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
 import { parseIpv4 } from '../wire/address.ts';
-import { type NodeView, ObjectTables, type Tables } from './objects.ts';
+import {
+  type Compilers,
+  type NodeView,
+  ObjectTables,
+  type Tables,
+  compileTables,
+} from './objects.ts';
+import { parseCidr } from '../wire/cidr.ts';
 
 const setOf = (): ObjectSet => ({ ...EMPTY_OBJECTS });
-const none: Tables<never> = {
+const none: Tables = {
   policy: EMPTY_POLICY_TABLE,
   services: EMPTY_SERVICE_TABLE,
   steered: [],
@@ -18,7 +25,7 @@ const none: Tables<never> = {
 function open(compile: (objects: ObjectSet, view: NodeView) => void = () => undefined) {
   const seen: ObjectSet[] = [];
   const node = { view: { pods: [], nodeAddresses: [] } as NodeView, changes: 0 };
-  const tables = new ObjectTables<never>({
+  const tables = new ObjectTables({
     compile: (objects, view) => {
       compile(objects, view);
       seen.push(objects);
@@ -106,4 +113,50 @@ test('a source that fails is told, and leaves no timer', async (t) => {
   await t.throwsAsync(tables.follow(source, AbortSignal.timeout(5000)), { message: 'gone' });
   await sleep(20);
   t.is(node.changes, 0);
+});
+
+test('both compilers see the pods here as the node knows them; they are the subjects', (t) => {
+  const own: Pod = {
+    kind: 'Pod',
+    metadata: { name: 'web', namespace: 'shop', labels: { app: 'web' }, annotations: {} },
+    nodeName: 'n1',
+    hostNetwork: false,
+    ports: [],
+    podIPs: [parseIpv4('10.244.1.2')],
+    phase: 'Running',
+    ready: true,
+    terminating: false,
+  };
+  const node = {
+    nodeName: 'n1',
+    nodeAddresses: [parseIpv4('192.0.2.1')],
+    serviceNetworks: [parseCidr('10.96.0.0/12')],
+    externalIpBlocks: [parseCidr('203.0.113.0/24')],
+  };
+  const asked: unknown[] = [];
+  const compilers: Compilers = {
+    policy: {
+      compile: ({ objects, subjects, nodeName, nodeAddresses }) => {
+        asked.push([[...objects.pods.values()], [...subjects], nodeName, nodeAddresses]);
+        return { ...EMPTY_POLICY_TABLE, generation: 5 };
+      },
+    },
+    services: {
+      compile: ({ objects, ...rest }) => {
+        asked.push([[...objects.pods.values()], rest]);
+        const { steered, healthChecks } = none;
+        return { table: EMPTY_SERVICE_TABLE, steered, healthChecks, problems: ['no'] };
+      },
+    },
+  };
+  const tables = compileTables(compilers, EMPTY_OBJECTS, [own], node);
+  t.deepEqual(tables, {
+    ...none,
+    policy: { ...EMPTY_POLICY_TABLE, generation: 5 },
+    problems: ['no'],
+  });
+  t.deepEqual(asked, [
+    [[own], node],
+    [[own], ['shop/web'], 'n1', node.nodeAddresses],
+  ]);
 });

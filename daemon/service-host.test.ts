@@ -313,7 +313,7 @@ function udp6Sum(packet: Buffer): number {
   let sum = UDP + udp.length;
   for (let i = 8; i < 40; i += 2) sum += packet.readUInt16BE(i);
   for (let i = 0; i + 1 < udp.length; i += 2) sum += udp.readUInt16BE(i);
-  if (udp.length % 2 === 1) sum += udp.at(-1)! << 8;
+  if (udp.length % 2 === 1) sum += udp.readUInt8(udp.length - 1) << 8;
   while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
   return ~sum & 0xffff || 0xffff;
 }
