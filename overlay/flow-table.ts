@@ -34,6 +34,7 @@ import {
   OWNERS,
   TUPLE_ENTRY,
   TUPLE_VERSION,
+  createFlowStore,
   hasReply,
 } from './flow-store.ts';
 
@@ -101,7 +102,8 @@ const STATE_TRIES = 4;
  * @param view  of the arena that find6 and hash6 read addresses from
  */
 export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
-  const store = openStore(memory);
+  // With a memory of its own of what it has found last.
+  const store = createFlowStore(openStore(memory).words.buffer, memory.maxFlows);
   const { words, header, counters, tuple, hash } = store;
   const draft = new Int32Array(FLOW_WORDS);
   let nowS = 0;
