@@ -10,7 +10,6 @@ export const EEXIST = 17;
 export const ENODEV = 19;
 export const EINVAL = 22;
 export const ENOSPC = 28;
-export const ELOOP = 40;
 export const EMSGSIZE = 90;
 export const ENOBUFS = 105;
 

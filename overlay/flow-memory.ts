@@ -71,6 +71,9 @@ const MAGIC = 0x74666577;
 const LAYOUT = 1;
 /** References are 31 bits, words are indexed by 31 bits. */
 const MAX_FLOWS = 2 ** 25;
+/** More than there are with their spares; times the greatest age they fit into a Float64's 53 bits. */
+const ENTRIES_MAX = 2 ** 26;
+const AGE_MAX = 2 ** 27 - 1;
 const KEY_WORDS = 4;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -292,7 +295,7 @@ function rebuild(store: FlowStore, nowS: number): void {
     if ((version & 1) === 0) {
       store.giveBack(entry);
     } else if (isSound(store, at, nowS)) {
-      order[sound++] = entry - ((newest - version) >>> 1) * 2 ** 26;
+      order[sound++] = entry - Math.min((newest - version) >>> 1, AGE_MAX) * ENTRIES_MAX;
     } else {
       words[at + FLOW_VERSION] = version + 1;
       store.giveBack(entry);
@@ -300,7 +303,7 @@ function rebuild(store: FlowStore, nowS: number): void {
   }
   let inUse = 0;
   for (const key of order.subarray(0, sound).sort()) {
-    const entry = ((key % 2 ** 26) + 2 ** 26) % 2 ** 26;
+    const entry = ((key % ENTRIES_MAX) + ENTRIES_MAX) % ENTRIES_MAX;
     const at = entry * FLOW_WORDS;
     // Two of one tuple: the process died between making the one and giving back the other.
     const isTaken =

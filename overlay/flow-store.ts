@@ -61,8 +61,10 @@ export const OWNERS = 4096;
 /** Of an owner's lists: first and last not assured, first and last assured. */
 const OWNER_WORDS = 4;
 const OWNER_ASSURED = 2;
-/** Source (4), destination (4), ports, kind: as the hash takes them. */
+/** Source (4), destination (4), ports, kind: as the hash takes them; then what was found last. */
 export const TUPLE_VERSION = 10;
+export const TUPLE_ENTRY = 11;
+const TUPLE_WORDS = 12;
 
 /** Entries given back that wait before they are taken again: these, and one for sixteen flows. */
 const SPARES_MIN = 1024;
@@ -99,7 +101,7 @@ export interface FlowStore {
   readonly lists: Int32Array;
   readonly words: Int32Array;
   readonly hash: FlowHash;
-  /** The IPv6 tuple that `seek6` looks for, and TUPLE_VERSION: of what was found last. */
+  /** The IPv6 tuple that `seek6` looks for, and what was found last, by TUPLE_… */
   readonly tuple: Int32Array;
   /** @returns false if somebody holds it for good */
   readonly lock: () => boolean;
@@ -172,7 +174,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
   at += OWNERS * OWNER_WORDS * 4;
   const words = new Int32Array(buffer, at, capacity * FLOW_WORDS);
   const hash = createFlowHash(header.slice(HEADER_KEY, HEADER_KEY + 4));
-  const tuple = new Int32Array(TUPLE_VERSION + 1);
+  const tuple = new Int32Array(TUPLE_WORDS).fill(-1);
   /** Owners among whom the next to give is looked for. */
   const candidates = new Int32Array(OWNERS);
   const batch = Math.min(EVICT_BATCH, Math.max(1, maxFlows >>> 6));
@@ -212,6 +214,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
           Atomics.load(words, entry) === version
         ) {
           tuple[TUPLE_VERSION] = version;
+          tuple[TUPLE_ENTRY] = ref >>> 1;
           return ref;
         }
       }
@@ -249,6 +252,7 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
           Atomics.load(words, entry) === version
         ) {
           tuple[TUPLE_VERSION] = version;
+          tuple[TUPLE_ENTRY] = ref >>> 1;
           return ref;
         }
       }

@@ -346,3 +346,28 @@ test('a million flows fit', (t) => {
   for (let i = 0; i < 1_000_000; i += 97) if (find(table, TCP, tuple4(i, 7, i)) >= 0) found++;
   t.is(found, Math.ceil(1_000_000 / 97));
 });
+
+test('who was kept from running does nothing to the flow that has the entry by now', (t) => {
+  const { table, memory } = open(64);
+  const slow = createFlowTable(view, memory);
+  slow.setNow(NOW_S);
+  const orig = flowOf(1, 0);
+  insert(table, TCP, orig, 1);
+  const ref = find(slow, TCP, orig);
+  t.true(slow.isStill(ref));
+  table.remove(ref);
+  t.false(slow.isStill(ref));
+  t.is(find(table, TCP, orig), -1);
+  let i = 1;
+  for (let taken = -1; taken !== ref; i++) {
+    if (taken >= 0) table.remove(taken);
+    taken = insert(table, TCP, flowOf(1, i), 1);
+  }
+  t.true(i > 1000, `taken again after ${i}`);
+  const words = table.words.slice((ref >>> 1) * FLOW_WORDS, ((ref >>> 1) + 1) * FLOW_WORDS);
+  slow.advance(ref, SYN);
+  slow.remove(ref);
+  t.false(slow.isStill(ref));
+  t.deepEqual(table.words.slice((ref >>> 1) * FLOW_WORDS, ((ref >>> 1) + 1) * FLOW_WORDS), words);
+  t.is(find(table, TCP, flowOf(1, i - 1)), ref);
+});

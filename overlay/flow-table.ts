@@ -32,7 +32,9 @@ import {
   HEADER_REMOVED,
   HEADER_SEQUENCE,
   OWNERS,
+  TUPLE_ENTRY,
   TUPLE_VERSION,
+  createFlowStore,
   hasReply,
 } from './flow-store.ts';
 
@@ -100,7 +102,8 @@ const STATE_TRIES = 4;
  * @param view  of the arena that find6 and hash6 read addresses from
  */
 export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
-  const store = openStore(memory);
+  // With a memory of its own of what it has found last.
+  const store = createFlowStore(openStore(memory).words.buffer, memory.maxFlows);
   const { words, header, counters, tuple, hash } = store;
   const draft = new Int32Array(FLOW_WORDS);
   let nowS = 0;
@@ -174,6 +177,7 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
     Atomics.store(words, at + FLOW_VERSION, sequence);
     store.link(entry);
     tuple[TUPLE_VERSION] = sequence;
+    tuple[TUPLE_ENTRY] = entry;
     counters[HEADER_INSERTED] = counters[HEADER_INSERTED]! + 1;
     store.unlock();
     return entry * 2;
@@ -183,10 +187,15 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
     return Atomics.load(words, (ref >>> 1) * FLOW_WORDS + FLOW_VERSION) === tuple[TUPLE_VERSION];
   }
 
+  /** Found last, and given back since: whatever is to be done to it would be done to another flow. */
+  function isStale(entry: number): boolean {
+    return tuple[TUPLE_ENTRY] === entry && !isStill(entry * 2);
+  }
+
   function remove(ref: number): void {
     const entry = ref >>> 1;
     if (!store.lock()) return;
-    if ((words[entry * FLOW_WORDS + FLOW_VERSION]! & 1) === 1) {
+    if ((words[entry * FLOW_WORDS + FLOW_VERSION]! & 1) === 1 && !isStale(entry)) {
       store.drop(entry);
       counters[HEADER_REMOVED] = counters[HEADER_REMOVED]! + 1;
     }
@@ -207,6 +216,7 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
     const at = (ref >>> 1) * FLOW_WORDS;
     const version = words[at + FLOW_VERSION]!;
     const protocol = words[at + FLOW_KIND]! & 0xff;
+    if (isStale(ref >>> 1)) return;
     for (let tries = 0; tries < STATE_TRIES; tries++) {
       const before = words[at + FLOW_STATE]!;
       const after = nextState(protocol, ref & 1, before, tcpFlags);
