@@ -15,8 +15,6 @@ import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
 import { directorySource } from '../objects/directory.ts';
 import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
-import { EMPTY_POLICY_TABLE } from '../policy/table.ts';
-import { EMPTY_SERVICE_TABLE } from '../service/table.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
@@ -33,6 +31,9 @@ import {
   type Tables,
   compileTables,
 } from './objects.ts';
+import { HealthCheckServers } from './health-checks.ts';
+import { PolicyCompiler } from '../policy/compile.ts';
+import { ServiceCompiler } from '../service/compile.ts';
 import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
@@ -116,12 +117,6 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
 }
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
-const NO_COMPILERS: Compilers = {
-  policy: { compile: () => EMPTY_POLICY_TABLE },
-  services: {
-    compile: () => ({ table: EMPTY_SERVICE_TABLE, steered: [], healthChecks: [], problems: [] }),
-  },
-};
 
 class NodeDaemon {
   readonly #config: Config;
@@ -159,7 +154,14 @@ class NodeDaemon {
   #wasReady = false;
   /** Null: a plain overlay, which tracks no flows. */
   readonly #objects: ObjectTables | null;
-  readonly #compilers: Compilers = NO_COMPILERS;
+  readonly #compilers: Compilers = {
+    policy: new PolicyCompiler(),
+    services: new ServiceCompiler(),
+  };
+  readonly #healthChecks = new HealthCheckServers(
+    () => this.#forwarding(),
+    (problem, err) => this.#log.warn({ err }, problem),
+  );
   readonly #serviceHost = new ServiceHost();
   /** A pass over the whole host reads or makes the sets of Services at this moment. */
   #areSetsBusy = false;
@@ -202,6 +204,7 @@ class NodeDaemon {
     await using open = new AsyncDisposableStack();
     open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
     await this.#listenHealthz(open);
+    open.use(this.#healthChecks);
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
     open.use(this.#netlink);
@@ -574,7 +577,10 @@ class NodeDaemon {
     // A publication makes the packet path forget what it learned: none without a change.
     if (isSame && knowsAll && last.pods === pods) return;
     this.#published = { lease, held, peers, pods, tables, nodeAddresses };
-    if (last?.tables !== tables) this.#objectProblems.tell(this.#problemLines());
+    if (last?.tables !== tables) {
+      this.#objectProblems.tell(this.#problemLines());
+      this.#healthChecks.update(tables?.healthChecks ?? []);
+    }
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
