@@ -252,7 +252,7 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     if ((words[e + FLOW_FLAGS]! & FLOW_TRANSLATED) === 0) return Drop.none;
     if (!translate.apply(packet, words, e, ref & 1, unfinished)) return Drop.fragment;
     // This thread may have slept for so long that the entry is another flow's by now.
-    return table.isStill(ref) ? Drop.none : Drop.flowConflict;
+    return packet.isFragment || table.isStill(ref) ? Drop.none : Drop.flowConflict;
   }
 
   function decideNew(isOut: boolean, unfinished: boolean): Drop {
