@@ -424,7 +424,14 @@ async function main(args: readonly string[]): Promise<void> {
       'cleanup',
       'Remove every trace of the daemon from this host; run it when the daemon is stopped',
       (it) =>
-        withOptions(it, ['nodeName', 'tunName', 'stateDir', 'subnetFile', ...etcdOptions])
+        withOptions(it, [
+          'nodeName',
+          'tunName',
+          'stateDir',
+          'subnetFile',
+          'flowFile',
+          ...etcdOptions,
+        ])
           .option('release-lease', {
             type: 'boolean',
             describe: 'give the subnet back first; otherwise the lease ends by itself',
