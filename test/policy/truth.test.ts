@@ -9,6 +9,7 @@ import { poll } from '../../linux/program.ts';
 import { parseObjects } from '../../objects/parse.ts';
 import { objectSetOf } from '../../objects/set.ts';
 import { referenceVerdict } from '../../policy/reference.ts';
+import { parseAddress } from '../../wire/address.ts';
 import { type Lab, LabHost, type LabNode, type LabPod, createLab } from '../lab/lab.ts';
 import { Prober } from '../lab/prober.ts';
 import { labPrefix } from '../lab/run.ts';
@@ -110,8 +111,8 @@ function probesOf(manifest: string): readonly Probe[] {
           const family = address.includes(':');
           const source = from.pod.addresses.find((it) => it.includes(':') === family)!;
           const { verdict } = referenceVerdict(set, {
-            from: source,
-            to: address,
+            from: parseAddress(source),
+            to: parseAddress(address),
             protocol,
             port,
           });
@@ -164,6 +165,10 @@ test.serial('a pod reaches itself, and its node reaches it, whatever policy says
   );
   for (const address of a!.pod.addresses) {
     const question = { protocol: 'TCP', address, port: 80, timeoutMs: SILENCE_MS } as const;
+    await poll(
+      async () => ((await other.ask(question)) === 'nothing' ? true : undefined),
+      within(15_000),
+    );
     t.regex(await a!.prober.ask(question), /^80 /, 'itself');
     t.regex(await own.ask(question), /^80 /, 'its node');
     t.is(await other.ask(question), 'nothing', 'another node');
