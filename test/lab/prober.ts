@@ -25,7 +25,7 @@ export class Prober implements Disposable {
   static async start(host: LabHost, directory: string, ports: readonly number[]): Promise<Prober> {
     const path = join(directory, `${host.name}.probe`);
     const program = join(import.meta.dirname, 'traffic', 'probe.ts');
-    await host.start([process.execPath, program, path, ...ports.map(String)], {
+    await host.start([process.execPath, program, path, host.name, ...ports.map(String)], {
       ready: { line: /^ready$/ },
     });
     const socket = connect(path);

@@ -1,6 +1,6 @@
 /**
- * Asks and answers from within a namespace, by the hundred: `probe.ts SOCKET PORT...` answers TCP
- * connections and datagrams on these ports with `<port> <client's address>`, and takes questions as lines of
+ * Asks and answers from within a namespace, by the hundred: `probe.ts SOCKET NAME PORT...` answers TCP
+ * connections and datagrams on these ports with `<port> <client's address> <NAME>`, and takes questions as lines of
  * JSON on the unix socket SOCKET, answered in any order by lines of the same id.
  */
 import { createSocket } from 'node:dgram';
@@ -68,13 +68,13 @@ function askUdp({ address, port, timeoutMs, sourcePort }: Question): Promise<str
   });
 }
 
-function serve(port: number): void {
+function serve(name: string, port: number): void {
   createServer((socket) => {
     socket.on('error', () => socket.destroy());
-    socket.end(`${port} ${plain(socket.remoteAddress)}`);
+    socket.end(`${port} ${plain(socket.remoteAddress)} ${name}`);
   }).listen(port, '::');
   const udp = createSocket('udp6', (_message, { address, port: theirs }) =>
-    udp.send(`${port} ${plain(address)}`, theirs, address),
+    udp.send(`${port} ${plain(address)} ${name}`, theirs, address),
   );
   // An answer that nobody takes.
   udp.on('error', () => undefined);
@@ -91,7 +91,7 @@ function converse(client: Socket): void {
 }
 
 if (import.meta.main) {
-  const [path, ...ports] = process.argv.slice(2);
-  for (const port of ports) serve(Number(port));
+  const [path, name = '', ...ports] = process.argv.slice(2);
+  for (const port of ports) serve(name, Number(port));
   createServer(converse).listen(path, () => process.stdout.write('ready\n'));
 }
