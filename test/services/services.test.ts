@@ -220,7 +220,7 @@ for (const family of [4, 6] as const) {
     `IPv${family}: ClientIP affinity keeps to one endpoint while others come`,
     async (t) => {
       await apply(service({ selector: '{ pod: w3 }', more: '  sessionAffinity: ClientIP' }));
-      await comes(t, client, VIP[family], 80, /^8080 /);
+      await comes(t, client, VIP[family], 80, / w3$/);
       await apply(service({ more: '  sessionAffinity: ClientIP' }));
       const answers = await Promise.all(
         Array.from({ length: 30 }, () => ask(client, 'TCP', VIP[family])),
