@@ -1,0 +1,952 @@
+/**
+ * Policies to tables: which policies select the pods of this node, which addresses and ports their rules
+ * tell apart, and for each pair what passes. All tiers are evaluated here; the packet path looks bits up.
+ * reference.ts says the same in plain words.
+ */
+import {
+  EMPTY_OBJECTS,
+  type ClusterNetworkPolicy,
+  type Labels,
+  type Namespace,
+  type NetworkPolicy,
+  type ObjectSet,
+  type Pod,
+} from '../objects/types.ts';
+import { type IpAddress, addressBytes } from '../wire/address.ts';
+import { type Cidr, lastOf } from '../wire/cidr.ts';
+import { keepPolicies } from './kept.ts';
+import { Partition } from './partition.ts';
+import {
+  type Atom,
+  type NamedPort,
+  type PolicyRules,
+  type Rule,
+  PROTOCOL_INDEX,
+  rulesOfClusterPolicy,
+  rulesOfNetworkPolicy,
+} from './rules.ts';
+import {
+  ADDRESS4_WORDS,
+  ADDRESS6_WORDS,
+  BASE_OTHER,
+  EGRESS,
+  EMPTY_POLICY_TABLE,
+  INGRESS,
+  PORTS,
+  type PolicyTable,
+  RANGE4_WORDS,
+  RANGE6_WORDS,
+  SUBJECT_NODE,
+  SUBJECT_ROW,
+  SUBJECT_SELF,
+  SUBJECT_WORDS,
+  hash4,
+  hash6,
+} from './table.ts';
+
+/** Entries of the matrix, 1 GiB: pods times peers that are all told apart. */
+const MATRIX_MAX = 2 ** 28;
+
+/** More than a table holds; the earlier one stays in force. */
+export class PolicySizeError extends Error {
+  readonly code = 'ERR_POLICY_SIZE';
+}
+
+export interface PolicyInputs {
+  readonly objects: ObjectSet;
+  /** Pods of this node, by nameOf; 'all': every pod is asked, each on its own node (offline). */
+  readonly subjects: ReadonlySet<string> | 'all';
+  readonly nodeName: string;
+  /** Of this node, besides those that its Node object has. */
+  readonly nodeAddresses: readonly IpAddress[];
+}
+
+/** Pods that only their addresses tell apart; or nodes; or, the first, everything else. */
+interface Group {
+  readonly kind: 'pod' | 'node' | 'outside';
+  readonly namespace: string;
+  readonly namespaceLabels: Labels;
+  readonly labels: Labels;
+  readonly ports: readonly Port[];
+  readonly portsKey: string;
+  /** The last compilation that it was in, and its place there. */
+  epoch: number;
+  index: number;
+}
+
+/** A container port that has a name. */
+interface Port {
+  readonly name: string;
+  readonly protocol: 0 | 1 | 2;
+  readonly number: number;
+}
+
+/** Of a namespace: its groups of pods by their labels and ports, as long as its own labels stay. */
+interface Place {
+  readonly object: Namespace | undefined;
+  readonly labelsKey: string;
+  readonly labels: Labels;
+  readonly groups: Map<string, Group>;
+}
+
+/** Of a pod object. */
+interface PodFacts {
+  readonly key: string;
+  readonly ports: readonly Port[];
+  readonly portsKey: string;
+  readonly addresses: readonly Uint32Array[];
+  place: Place | null;
+  group: Group | null;
+}
+
+/** An atom, its number in this compilation, and the groups that it matches. */
+interface Matches {
+  readonly atom: Atom;
+  index: number;
+  groups: Group[];
+}
+
+/** What the same policies make of one direction, for all the pods that they select. */
+interface Row {
+  readonly direction: typeof INGRESS | typeof EGRESS;
+  /** Admin's, from networkAt NetworkPolicies', from baselineAt Baseline's. */
+  readonly rules: readonly Rule[];
+  readonly networkAt: number;
+  readonly baselineAt: number;
+  readonly isIsolated: boolean;
+  /** Some rule has named ports. */
+  readonly hasNames: boolean;
+  /** The subjects' own: what ingress rules' names mean. */
+  readonly ports: readonly Port[];
+  readonly subjects: Subject[];
+}
+
+interface Subject {
+  readonly number: number;
+  readonly node: number;
+  readonly addresses: readonly Uint32Array[];
+}
+
+const LABEL_OF_NAME = 'kubernetes.io/metadata.name';
+const NO_LABELS: Labels = {};
+
+const wordsOf = (address: IpAddress): Uint32Array => {
+  const { buffer, byteLength } = addressBytes(address);
+  const view = new DataView(buffer);
+  return Uint32Array.from({ length: byteLength / 4 }, (_, i) => view.getUint32(4 * i));
+};
+
+const labelsKeyOf = (labels: Labels): string =>
+  JSON.stringify(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
+
+const isEqual = (a: Uint32Array | Uint16Array, b: Uint32Array | Uint16Array): boolean =>
+  a.length === b.length && a.every((it, i) => it === b[i]);
+
+/** Keeps what depends on objects that stay the same objects; one for each daemon. */
+export class PolicyCompiler {
+  readonly #facts = new WeakMap<Pod, PodFacts>();
+  readonly #rules = new WeakMap<NetworkPolicy | ClusterNetworkPolicy, PolicyRules>();
+  readonly #nodeAddresses = new WeakMap<object, readonly Uint32Array[]>();
+  #places = new Map<string, Place>();
+  #nodeGroups = new Map<string, Group>();
+  #atoms = new Map<string, Matches>();
+  #objects = EMPTY_OBJECTS;
+  #table = EMPTY_POLICY_TABLE;
+  #epoch = 0;
+
+  /** @throws PolicySizeError */
+  compile(inputs: PolicyInputs): PolicyTable {
+    const objects = keepPolicies(this.#objects, inputs.objects);
+    this.#objects = objects;
+    this.#epoch++;
+    const peers = this.#peersOf(objects, inputs);
+    const rows = this.#rowsOf(objects, peers);
+    const atoms = this.#atomsOf(rows, peers);
+    const ports = new PortClasses(rows, peers.groups);
+    const ranges = new Ranges(atoms);
+    const addresses = new Addresses(peers, ranges, this.#parted(atoms, peers, ports));
+    const matrix = new Matrix(rows, atoms, ports, addresses);
+    const subjects = new Uint32Array(peers.subjects.length * SUBJECT_WORDS);
+    for (const { number, node } of peers.subjects) {
+      subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
+    }
+    matrix.fill(subjects);
+    const next: Omit<PolicyTable, 'generation'> = {
+      addresses4: addresses.addresses4,
+      addresses6: addresses.addresses6,
+      ranges4: addresses.ranges4,
+      ranges6: addresses.ranges6,
+      subjects,
+      matrix: matrix.entries,
+      portSets: matrix.portSets(),
+      portClasses: ports.classes,
+      portBases: ports.bases,
+    };
+    const names = Object.keys(next) as (keyof typeof next)[];
+    // Before anything was compiled nothing was known: the first table is another one in any case.
+    const isFirst = this.#table === EMPTY_POLICY_TABLE;
+    if (isFirst || !names.every((name) => isEqual(next[name], this.#table[name]))) {
+      this.#table = { generation: this.#table.generation + 1, ...next };
+    }
+    return this.#table;
+  }
+
+  #factsOf(pod: Pod): PodFacts {
+    const known = this.#facts.get(pod);
+    if (known !== undefined) return known;
+    const ports = pod.ports
+      .filter(({ name }) => name !== '')
+      .map(({ name, protocol, containerPort }): Port => ({
+        name,
+        protocol: PROTOCOL_INDEX[protocol],
+        number: containerPort,
+      }));
+    const portsKey = ports.length === 0 ? '' : JSON.stringify(ports);
+    const facts: PodFacts = {
+      key: labelsKeyOf(pod.metadata.labels) + portsKey,
+      ports,
+      portsKey,
+      addresses: pod.podIPs.map((it) => wordsOf(it)),
+      place: null,
+      group: null,
+    };
+    this.#facts.set(pod, facts);
+    return facts;
+  }
+
+  #placeOf(name: string, objects: ObjectSet): Place {
+    const known = this.#places.get(name);
+    const object = objects.namespaces.get(`/${name}`);
+    if (known !== undefined && known.object === object) return known;
+    const labels = { ...object?.metadata.labels, [LABEL_OF_NAME]: name };
+    const labelsKey = labelsKeyOf(labels);
+    if (known?.labelsKey === labelsKey) return { ...known, object };
+    return { object, labelsKey, labels, groups: new Map() };
+  }
+
+  /** Who has which address, and who is asked. Groups of other compilations are not found again. */
+  #peersOf(objects: ObjectSet, inputs: PolicyInputs): Peers {
+    const epoch = this.#epoch;
+    const peers = new Peers(epoch);
+    const places = new Map<string, Place>();
+    const hostPods: [name: string, pod: Pod][] = [];
+    const { subjects } = inputs;
+    for (const address of inputs.nodeAddresses) {
+      const group = this.#nodeGroup(objects, inputs.nodeName, peers);
+      peers.claim(wordsOf(address), 0, '', group, peers.nodeNumber(inputs.nodeName), -1);
+    }
+    for (const [name, pod] of objects.pods) {
+      if (pod.phase === 'Succeeded' || pod.phase === 'Failed') continue;
+      if (pod.hostNetwork) {
+        hostPods.push([name, pod]);
+        continue;
+      }
+      const facts = this.#factsOf(pod);
+      const { namespace, labels } = pod.metadata;
+      let place = places.get(namespace);
+      if (place === undefined) {
+        place = this.#placeOf(namespace, objects);
+        places.set(namespace, place);
+      }
+      let { group } = facts;
+      if (group === null || group.epoch < epoch - 1 || facts.place?.groups !== place.groups) {
+        group = place.groups.get(facts.key) ?? {
+          kind: 'pod',
+          namespace,
+          namespaceLabels: place.labels,
+          labels,
+          ports: facts.ports,
+          portsKey: facts.portsKey,
+          epoch: -1,
+          index: -1,
+        };
+        place.groups.set(facts.key, group);
+        facts.place = place;
+        facts.group = group;
+      }
+      peers.enter(group);
+      const isSubject = subjects === 'all' || subjects.has(name);
+      let number = -1;
+      if (isSubject) {
+        const nodeName = subjects === 'all' ? pod.nodeName : inputs.nodeName;
+        number = peers.addSubject(group, nodeName, facts.addresses);
+      }
+      const rank = 1 + (isSubject ? 0 : 2) + (pod.terminating ? 1 : 0);
+      for (const words of facts.addresses) peers.claim(words, rank, name, group, 0, number);
+    }
+    for (const node of objects.nodes.values()) {
+      const { name } = node.metadata;
+      let addresses = this.#nodeAddresses.get(node);
+      if (addresses === undefined) {
+        addresses = node.addresses.map((it) => wordsOf(it));
+        this.#nodeAddresses.set(node, addresses);
+      }
+      const group = this.#nodeGroup(objects, name, peers);
+      for (const words of addresses) {
+        peers.claim(words, 5, name, group, peers.nodeNumber(name), -1);
+      }
+    }
+    for (const [name, pod] of hostPods) {
+      const group = this.#nodeGroup(objects, pod.nodeName, peers);
+      for (const words of this.#factsOf(pod).addresses) {
+        peers.claim(words, 6, name, group, peers.nodeNumber(pod.nodeName), -1);
+      }
+    }
+    for (const { groups } of places.values()) {
+      for (const [key, group] of groups) if (group.epoch !== epoch) groups.delete(key);
+    }
+    for (const [key, group] of this.#nodeGroups) {
+      if (group.epoch !== epoch) this.#nodeGroups.delete(key);
+    }
+    this.#places = places;
+    return peers;
+  }
+
+  #nodeGroup(objects: ObjectSet, name: string, peers: Peers): Group {
+    const labels = objects.nodes.get(`/${name}`)?.metadata.labels ?? NO_LABELS;
+    const key = labelsKeyOf(labels);
+    const group = this.#nodeGroups.get(key) ?? {
+      kind: 'node',
+      namespace: '',
+      namespaceLabels: NO_LABELS,
+      labels,
+      ports: [],
+      portsKey: '',
+      epoch: -1,
+      index: -1,
+    };
+    this.#nodeGroups.set(key, group);
+    peers.enter(group);
+    return group;
+  }
+
+  #clusterRules(objects: ObjectSet, tier: ClusterNetworkPolicy['tier']): PolicyRules[] {
+    return [...objects.clusterNetworkPolicies.values()]
+      .filter((it) => it.tier === tier)
+      .sort((a, b) => a.priority - b.priority || (a.metadata.name < b.metadata.name ? -1 : 1))
+      .map((it) => this.#rulesOf(it));
+  }
+
+  #rulesOf(policy: NetworkPolicy | ClusterNetworkPolicy): PolicyRules {
+    let rules = this.#rules.get(policy);
+    if (rules === undefined) {
+      rules =
+        policy.kind === 'NetworkPolicy'
+          ? rulesOfNetworkPolicy(policy)
+          : rulesOfClusterPolicy(policy);
+      this.#rules.set(policy, rules);
+    }
+    return rules;
+  }
+
+  #rowsOf(objects: ObjectSet, { subjects, groupOfSubject }: Peers): readonly Row[] {
+    const admin = this.#clusterRules(objects, 'Admin');
+    const baseline = this.#clusterRules(objects, 'Baseline');
+    const wanted = new Set(groupOfSubject.map(({ namespace }) => namespace));
+    const networkPolicies = new Map<string, PolicyRules[]>();
+    for (const policy of objects.networkPolicies.values()) {
+      const { namespace } = policy.metadata;
+      if (!wanted.has(namespace)) continue;
+      const list = networkPolicies.get(namespace);
+      if (list === undefined) networkPolicies.set(namespace, [this.#rulesOf(policy)]);
+      else list.push(this.#rulesOf(policy));
+    }
+    const rows = new Map<string, Row>();
+    const rowsOfGroup = new Map<Group, readonly Row[]>();
+    const rowOf = (group: Group, direction: Row['direction']): Row => {
+      const { namespaceLabels, labels } = group;
+      const isFor = (it: PolicyRules): boolean =>
+        it.directions[direction] !== null && it.selects(namespaceLabels, labels);
+      const tiers = [admin, networkPolicies.get(group.namespace) ?? [], baseline].map((tier) =>
+        tier.filter(isFor),
+      );
+      const [first, second, third] = tiers.map((tier) =>
+        tier.flatMap((it) => it.directions[direction] ?? []),
+      );
+      const rules = [...first!, ...second!, ...third!];
+      const hasNames = rules.some(({ named }) => named.length > 0);
+      const ids = tiers.map((tier) => tier.map(({ id }) => id).join(',')).join('/');
+      const key = `${direction} ${ids} ${direction === INGRESS && hasNames ? group.portsKey : ''}`;
+      let row = rows.get(key);
+      if (row === undefined) {
+        row = {
+          direction,
+          rules,
+          networkAt: first!.length,
+          baselineAt: first!.length + second!.length,
+          isIsolated: tiers[1]!.length > 0,
+          hasNames,
+          ports: group.ports,
+          subjects: [],
+        };
+        rows.set(key, row);
+      }
+      return row;
+    };
+    for (const [number, subject] of subjects.entries()) {
+      const group = groupOfSubject[number]!;
+      let pair = rowsOfGroup.get(group);
+      if (pair === undefined) {
+        pair = [rowOf(group, INGRESS), rowOf(group, EGRESS)];
+        rowsOfGroup.set(group, pair);
+      }
+      for (const row of pair) row.subjects.push(subject);
+    }
+    return [...rows.values()];
+  }
+
+  /** An atom of the last compilation knows all groups but those that are new. */
+  #atomsOf(rows: readonly Row[], { groups, created }: Peers): ReadonlyMap<string, Matches> {
+    const atoms = new Map<string, Matches>();
+    const byNamespace = Map.groupBy(groups, ({ namespace }) => namespace);
+    for (const { rules } of rows) {
+      for (const { atoms: used } of rules) {
+        for (const atom of used) {
+          if (atoms.has(atom.key)) continue;
+          const known = this.#atoms.get(atom.key);
+          const matches = known ?? { atom, index: 0, groups: [] };
+          matches.index = atoms.size;
+          atoms.set(atom.key, matches);
+          if (atom.kind === 'block') continue;
+          const candidates =
+            known !== undefined
+              ? created
+              : atom.kind === 'pods' && atom.namespace !== null
+                ? (byNamespace.get(atom.namespace) ?? [])
+                : groups;
+          if (known?.groups.some(({ epoch }) => epoch !== this.#epoch)) {
+            matches.groups = known.groups.filter(({ epoch }) => epoch === this.#epoch);
+          }
+          for (const group of candidates) if (isMatch(atom, group)) matches.groups.push(group);
+        }
+      }
+    }
+    this.#atoms = atoms;
+    return atoms;
+  }
+
+  #parted(
+    atoms: ReadonlyMap<string, Matches>,
+    { groups }: Peers,
+    { portsOfGroup }: PortClasses,
+  ): Partition {
+    const partition = new Partition(groups.length, portsOfGroup);
+    for (const { index, groups: members } of atoms.values()) {
+      partition.begin(index);
+      for (const group of members) partition.add(group.index);
+    }
+    return partition;
+  }
+}
+
+function isMatch(atom: Exclude<Atom, { kind: 'block' }>, group: Group): boolean {
+  if (atom.kind === 'nodes') return group.kind === 'node' && atom.isNode(group.labels);
+  return (
+    group.kind === 'pod' &&
+    (atom.namespace === null || atom.namespace === group.namespace) &&
+    atom.inNamespace(group.namespaceLabels) &&
+    atom.isPod(group.labels)
+  );
+}
+
+/** What somebody says to be the owner of an address. */
+interface Claim {
+  readonly words: Uint32Array;
+  readonly rank: number;
+  readonly name: string;
+  readonly group: Group;
+  readonly node: number;
+  readonly subject: number;
+}
+
+/** The groups of one compilation, the subjects, and who claims which address. */
+class Peers {
+  readonly groups: Group[] = [];
+  readonly created: Group[] = [];
+  readonly subjects: Subject[] = [];
+  readonly groupOfSubject: Group[] = [];
+  readonly claims: Claim[] = [];
+  readonly #nodes = new Map<string, number>();
+  readonly #epoch: number;
+
+  constructor(epoch: number) {
+    this.#epoch = epoch;
+    this.groups.push({
+      kind: 'outside',
+      namespace: '',
+      namespaceLabels: NO_LABELS,
+      labels: NO_LABELS,
+      ports: [],
+      portsKey: '',
+      epoch,
+      index: 0,
+    });
+  }
+
+  enter(group: Group): void {
+    if (group.epoch === this.#epoch) return;
+    if (group.epoch === -1) this.created.push(group);
+    group.epoch = this.#epoch;
+    group.index = this.groups.push(group) - 1;
+  }
+
+  /** From 1; 0, which is nobody's own, for a node without a name. */
+  nodeNumber(name: string): number {
+    if (name === '') return 0;
+    const known = this.#nodes.get(name);
+    if (known !== undefined) return known;
+    this.#nodes.set(name, this.#nodes.size + 1);
+    return this.#nodes.size;
+  }
+
+  addSubject(group: Group, nodeName: string, addresses: readonly Uint32Array[]): number {
+    const number = this.subjects.length;
+    this.subjects.push({ number, node: this.nodeNumber(nodeName), addresses });
+    this.groupOfSubject.push(group);
+    return number;
+  }
+
+  /** @param rank  of those that claim the same address the lowest has it, then the first by name */
+  claim(
+    words: Uint32Array,
+    rank: number,
+    name: string,
+    group: Group,
+    node: number,
+    subject: number,
+  ): void {
+    this.claims.push({ words, rank, name, group, node, subject });
+  }
+}
+
+/** Ports that no rule tells apart, per protocol, and what they are in sets of bits. */
+class PortClasses {
+  readonly classes = new Uint16Array(3 * PORTS);
+  readonly bases = new Uint32Array(4);
+  readonly words: number;
+  /** What the names that egress rules use mean on a group's pods: the same number, the same ports. */
+  readonly portsOfGroup: Int32Array;
+  readonly #ports: (readonly Port[])[] = [[]];
+  readonly #bits = new Map<Rule, Uint32Array>();
+  readonly full: Uint32Array;
+
+  constructor(rows: readonly Row[], groups: readonly Group[]) {
+    // A class begins at a port that is marked.
+    const marks = new Uint8Array(3 * PORTS + 1);
+    const mark = (protocol: number, start: number, end: number): void => {
+      marks[protocol * PORTS + start] = 1;
+      marks[protocol * PORTS + end + 1] = 1;
+    };
+    const names = new Set<string>();
+    for (const { direction, rules, hasNames, ports } of rows) {
+      for (const { ranges, named } of rules) {
+        for (const { protocol, start, end } of ranges) mark(protocol, start, end);
+        if (direction === EGRESS) for (const { name } of named) names.add(name);
+      }
+      if (direction === INGRESS && hasNames) {
+        for (const { protocol, number } of ports) mark(protocol, number, number);
+      }
+    }
+    this.portsOfGroup = new Int32Array(groups.length);
+    if (names.size > 0) this.#nameGroups(groups, names, mark);
+    for (let protocol = 0; protocol < 3; protocol++) {
+      let it = 0;
+      for (let port = 1; port < PORTS; port++) {
+        if (marks[protocol * PORTS + port] === 1) it++;
+        this.classes[protocol * PORTS + port] = it;
+      }
+      this.bases[protocol + 1] = this.bases[protocol]! + it + 1;
+    }
+    this.words = (this.bases[BASE_OTHER]! >>> 5) + 1;
+    this.full = new Uint32Array(this.words).fill(0xffffffff);
+  }
+
+  #nameGroups(
+    groups: readonly Group[],
+    names: ReadonlySet<string>,
+    mark: (protocol: number, start: number, end: number) => void,
+  ): void {
+    const numbers = new Map<string, number>([['', 0]]);
+    for (const { index, ports, portsKey } of groups) {
+      if (portsKey === '') continue;
+      let number = numbers.get(portsKey);
+      if (number === undefined) {
+        const used = ports.filter(({ name }) => names.has(name));
+        const key = used.length === 0 ? '' : ` ${JSON.stringify(used)}`;
+        number = numbers.get(key);
+        if (number === undefined) {
+          number = this.#ports.push(used) - 1;
+          numbers.set(key, number);
+        }
+        numbers.set(portsKey, number);
+        for (const it of used) mark(it.protocol, it.number, it.number);
+      }
+      this.portsOfGroup[index] = number;
+    }
+  }
+
+  portsOf(number: number): readonly Port[] {
+    return this.#ports[number]!;
+  }
+
+  #addRange(bits: Uint32Array, protocol: number, start: number, end: number): void {
+    const base = this.bases[protocol]!;
+    const last = base + this.classes[protocol * PORTS + end]!;
+    for (let bit = base + this.classes[protocol * PORTS + start]!; bit <= last; bit++) {
+      bits[bit >>> 5]! |= 1 << (bit & 31);
+    }
+  }
+
+  /** @param ports  the destination's */
+  bitsOf(rule: Rule, ports: readonly Port[]): Uint32Array {
+    if (rule.isAnyPort) return this.full;
+    let bits = this.#bits.get(rule);
+    if (bits === undefined) {
+      bits = new Uint32Array(this.words);
+      for (const { protocol, start, end } of rule.ranges) {
+        this.#addRange(bits, protocol, start, end);
+      }
+      this.#bits.set(rule, bits);
+    }
+    if (rule.named.length === 0 || ports.length === 0) return bits;
+    const all = Uint32Array.from(bits);
+    for (const port of ports) {
+      if (!rule.named.some((it) => isNamed(it, port))) continue;
+      this.#addRange(all, port.protocol, port.number, port.number);
+    }
+    return all;
+  }
+}
+
+const isNamed = ({ name, protocol }: NamedPort, port: Port): boolean =>
+  name === port.name && (protocol === null || protocol === port.protocol);
+
+/** Addresses of both families in ranges that no block tells apart: IPv4's first, then IPv6's. */
+class Ranges {
+  readonly starts4: readonly bigint[];
+  readonly starts6: readonly bigint[];
+  readonly words4: Uint32Array;
+  readonly words6: Uint32Array;
+  readonly partition: Partition;
+
+  constructor(atoms: ReadonlyMap<string, Matches>) {
+    const starts = { 4: new Set([0n]), 6: new Set([0n]) };
+    const endOf = (block: Cidr): bigint =>
+      BigInt(block.family === 4 ? lastOf(block) : lastOf(block)) + 1n;
+    for (const { atom } of atoms.values()) {
+      if (atom.kind !== 'block') continue;
+      for (const block of [atom.cidr, ...atom.except]) {
+        starts[block.family].add(BigInt(block.base)).add(endOf(block));
+      }
+    }
+    starts[4].delete(1n << 32n);
+    starts[6].delete(1n << 128n);
+    const sorted = (some: Set<bigint>): bigint[] => [...some].sort((a, b) => (a < b ? -1 : 1));
+    this.starts4 = sorted(starts[4]);
+    this.starts6 = sorted(starts[6]);
+    this.words4 = Uint32Array.from(this.starts4, Number);
+    this.words6 = Uint32Array.from(
+      this.starts6.flatMap((it) => [96n, 64n, 32n, 0n].map((by) => it >> by)),
+      (it) => Number(it & 0xffffffffn),
+    );
+    const count = this.starts4.length + this.starts6.length;
+    this.partition = new Partition(count);
+    const indexes = {
+      4: new Map(this.starts4.map((it, i) => [it, i])),
+      6: new Map(this.starts6.map((it, i) => [it, this.starts4.length + i])),
+    };
+    const ends = { 4: this.starts4.length, 6: count };
+    const span = (block: Cidr): readonly [number, number] => [
+      indexes[block.family].get(BigInt(block.base))!,
+      indexes[block.family].get(endOf(block)) ?? ends[block.family],
+    ];
+    for (const { atom, index } of atoms.values()) {
+      if (atom.kind !== 'block') continue;
+      this.partition.begin(index);
+      const except = atom.except.map((it) => span(it)).sort(([a], [b]) => a - b);
+      let [at, end] = span(atom.cidr);
+      // Exceptions lie within the block, and may lie within each other.
+      for (const [from, to] of [...except, [end, end] as const]) {
+        for (; at < from; at++) this.partition.add(at);
+        if (to > at) at = to;
+      }
+    }
+  }
+
+  /** The range that holds the address. */
+  indexOf(words: Uint32Array): number {
+    const is4 = words.length === 1;
+    const table = is4 ? this.words4 : this.words6;
+    const stride = words.length;
+    let low = 1;
+    let high = table.length / stride;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      let i = 0;
+      while (i < stride - 1 && table[middle * stride + i] === words[i]) i++;
+      if (table[middle * stride + i]! <= words[i]!) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1 + (is4 ? 0 : this.starts4.length);
+  }
+}
+
+const capacityFor = (count: number): number => {
+  let capacity = 1;
+  while (capacity < 2 * count + 1) capacity *= 2;
+  return capacity;
+};
+
+/** Every address's class: of its owner's group and of its range. */
+class Addresses {
+  readonly addresses4: Uint32Array;
+  readonly addresses6: Uint32Array;
+  readonly ranges4: Uint32Array;
+  readonly ranges6: Uint32Array;
+  /** Of each class: those of its group and of its range. */
+  readonly groupClasses: number[] = [];
+  readonly rangeClasses: number[] = [];
+  readonly groups: Partition;
+  readonly ranges: Ranges;
+  readonly #numbers = new Map<number, number>();
+
+  constructor({ claims, groups }: Peers, ranges: Ranges, partition: Partition) {
+    this.groups = partition;
+    this.ranges = ranges;
+    const outside = partition.classOf[groups[0]!.index]!;
+    const { classOf } = ranges.partition;
+    const { starts4, starts6, words4, words6 } = ranges;
+    const ranges4 = starts4.flatMap((_, i) => [words4[i]!, this.#classOf(outside, classOf[i]!)]);
+    const ranges6 = starts6.flatMap((_, i) => [
+      ...words6.subarray(4 * i, 4 * i + 4),
+      this.#classOf(outside, classOf[starts4.length + i]!),
+    ]);
+    this.ranges4 = Uint32Array.from(
+      ranges4.length === 0 ? new Array(RANGE4_WORDS).fill(0) : ranges4,
+    );
+    this.ranges6 = Uint32Array.from(
+      ranges6.length === 0 ? new Array(RANGE6_WORDS).fill(0) : ranges6,
+    );
+    const count4 = claims.filter(({ words }) => words.length === 1).length;
+    this.addresses4 = new Uint32Array(capacityFor(count4) * ADDRESS4_WORDS);
+    this.addresses6 = new Uint32Array(capacityFor(claims.length - count4) * ADDRESS6_WORDS);
+    const owners4: Claim[] = [];
+    const owners6: Claim[] = [];
+    for (const claim of claims) {
+      const { words, group, node, subject } = claim;
+      const is4 = words.length === 1;
+      const slot = this.#slotOf(words);
+      const owners = is4 ? owners4 : owners6;
+      const owner = owners[slot];
+      if (owner !== undefined && !isBefore(claim, owner)) continue;
+      owners[slot] = claim;
+      const range = classOf[ranges.indexOf(words)]!;
+      const it = this.#classOf(partition.classOf[group.index]!, range) + 1;
+      if (is4) this.addresses4.set([words[0]!, it, node, subject + 1], slot * ADDRESS4_WORDS);
+      else this.addresses6.set([...words, it, node, subject + 1], slot * ADDRESS6_WORDS);
+    }
+  }
+
+  get classes(): number {
+    return this.groupClasses.length;
+  }
+
+  #classOf(group: number, range: number): number {
+    const key = group * this.ranges.partition.classes + range;
+    const known = this.#numbers.get(key);
+    if (known !== undefined) return known;
+    this.#numbers.set(key, this.groupClasses.length);
+    this.rangeClasses.push(range);
+    return this.groupClasses.push(group) - 1;
+  }
+
+  /** The address's own, or the free one that it would get. */
+  #slotOf(words: Uint32Array): number {
+    const [a = 0, b = 0, c = 0, d = 0] = words;
+    if (words.length === 1) {
+      const table = this.addresses4;
+      const mask = table.length / ADDRESS4_WORDS - 1;
+      for (let slot = hash4(a) & mask; ; slot = (slot + 1) & mask) {
+        const at = slot * ADDRESS4_WORDS;
+        if (table[at + 1] === 0 || table[at] === a) return slot;
+      }
+    }
+    const table = this.addresses6;
+    const mask = table.length / ADDRESS6_WORDS - 1;
+    for (let slot = hash6(a, b, c, d) & mask; ; slot = (slot + 1) & mask) {
+      const at = slot * ADDRESS6_WORDS;
+      if (table[at + 4] === 0) return slot;
+      if (table[at] === a && table[at + 1] === b && table[at + 2] === c && table[at + 3] === d) {
+        return slot;
+      }
+    }
+  }
+
+  /** The class of an address that the subject has itself; -1 if it is somebody else's. */
+  ownClass(words: Uint32Array, subject: number): number {
+    const slot = this.#slotOf(words);
+    const [table, at] =
+      words.length === 1
+        ? [this.addresses4, slot * ADDRESS4_WORDS + 1]
+        : [this.addresses6, slot * ADDRESS6_WORDS + 4];
+    return table[at + 2] === subject + 1 ? table[at]! - 1 : -1;
+  }
+}
+
+const isBefore = (a: Claim, b: Claim): boolean =>
+  a.rank < b.rank || (a.rank === b.rank && a.name < b.name);
+
+/** What passes between the rows' subjects and the classes. */
+class Matrix {
+  readonly entries: Uint32Array;
+  readonly #rows: readonly Row[];
+  readonly #ports: PortClasses;
+  readonly #addresses: Addresses;
+  readonly #atoms: ReadonlyMap<string, Matches>;
+  /** Offset 0: nothing passes. */
+  readonly #sets: Uint32Array[];
+  readonly #offsets = new Map<string, number>();
+
+  /** @throws PolicySizeError */
+  constructor(
+    rows: readonly Row[],
+    atoms: ReadonlyMap<string, Matches>,
+    ports: PortClasses,
+    addresses: Addresses,
+  ) {
+    const size = rows.length * addresses.classes;
+    if (size > MATRIX_MAX) {
+      throw new PolicySizeError(
+        `policies tell ${rows.length} kinds of pods from ${addresses.classes} kinds of peers, more than ` +
+          'a table holds; the policies of before stay in force',
+      );
+    }
+    this.entries = new Uint32Array(size);
+    this.#rows = rows;
+    this.#ports = ports;
+    this.#addresses = addresses;
+    this.#atoms = atoms;
+    this.#sets = [new Uint32Array(ports.words)];
+    this.#offsets.set(this.#sets[0]!.join(), 0);
+  }
+
+  portSets(): Uint32Array {
+    const { words } = this.#ports;
+    const all = new Uint32Array(this.#sets.length * words);
+    for (const [i, set] of this.#sets.entries()) all.set(set, i * words);
+    return all;
+  }
+
+  #classesOfAtoms(): readonly (readonly number[])[] {
+    const { classes, groupClasses, rangeClasses, groups, ranges } = this.#addresses;
+    const found: number[][] = Array.from(this.#atoms, () => []);
+    const ofGroup = new Map<number, readonly number[]>();
+    const ofRange = new Map<number, readonly number[]>();
+    const causesOf = (
+      partition: Partition,
+      it: number,
+      known: Map<number, readonly number[]>,
+    ): readonly number[] => {
+      let causes = known.get(it);
+      if (causes === undefined) {
+        causes = partition.causesOf(it);
+        known.set(it, causes);
+      }
+      return causes;
+    };
+    for (let i = 0; i < classes; i++) {
+      for (const atom of causesOf(groups, groupClasses[i]!, ofGroup)) found[atom]!.push(i);
+      for (const atom of causesOf(ranges.partition, rangeClasses[i]!, ofRange)) {
+        found[atom]!.push(i);
+      }
+    }
+    return found;
+  }
+
+  /** Writes the entries, and where the subjects find theirs. */
+  fill(subjects: Uint32Array): void {
+    const { classes, groupClasses, groups } = this.#addresses;
+    const classesOfAtoms = this.#classesOfAtoms();
+    const portsOfClass = Int32Array.from(groupClasses, (it) => groups.rootOf(it));
+    for (const [i, row] of this.#rows.entries()) {
+      const { direction, rules } = row;
+      const byPeer = direction === EGRESS && row.hasNames;
+      const partition = new Partition(classes, byPeer ? portsOfClass : undefined);
+      for (const [number, { isAnyPeer, atoms }] of rules.entries()) {
+        if (isAnyPeer) continue;
+        partition.begin(number);
+        for (const { key } of atoms) {
+          for (const it of classesOfAtoms[this.#atoms.get(key)!.index]!) partition.add(it);
+        }
+      }
+      const offsets = new Int32Array(2 * partition.classes).fill(-1);
+      const offsetOf = (peerClass: number, isSelf: boolean): number => {
+        const part = partition.classOf[peerClass]!;
+        const at = 2 * part + (isSelf ? 1 : 0);
+        if (offsets[at] === -1) {
+          const ports = byPeer ? this.#ports.portsOf(partition.rootOf(part)) : row.ports;
+          offsets[at] = this.#intern(this.#portSet(row, partition.causesOf(part), ports, isSelf));
+        }
+        return offsets[at]!;
+      };
+      for (let it = 0; it < classes; it++) this.entries[i * classes + it] = offsetOf(it, false);
+      for (const { number, addresses } of row.subjects) {
+        const at = number * SUBJECT_WORDS;
+        subjects[at + SUBJECT_ROW + direction] = i * classes;
+        for (const words of addresses) {
+          const own = this.#addresses.ownClass(words, number);
+          const self = at + SUBJECT_SELF + 2 * direction + (words.length === 1 ? 0 : 1);
+          if (own !== -1) subjects[self] = offsetOf(own, true);
+        }
+      }
+    }
+  }
+
+  #intern(set: Uint32Array): number {
+    const key = set.join();
+    let offset = this.#offsets.get(key);
+    if (offset === undefined) {
+      offset = (this.#sets.push(set) - 1) * this.#ports.words;
+      this.#offsets.set(key, offset);
+    }
+    return offset;
+  }
+
+  /** @param matched  the row's rules that are about this peer; those for any peer go without saying */
+  #portSet(
+    row: Row,
+    matched: readonly number[],
+    ports: readonly Port[],
+    isSelf: boolean,
+  ): Uint32Array {
+    const { rules, networkAt, baselineAt, isIsolated } = row;
+    const allowed = new Uint32Array(this.#ports.words);
+    const open = Uint32Array.from(this.#ports.full);
+    const passed = new Uint32Array(this.#ports.words);
+    const isAbout = new Set(matched);
+    for (const [i, rule] of rules.entries()) {
+      if (i === networkAt) join(open, passed);
+      if (!rule.isAnyPeer && !isAbout.has(i)) continue;
+      const bits = this.#ports.bitsOf(rule, ports);
+      if (i >= networkAt && i < baselineAt) {
+        for (let w = 0; w < bits.length; w++) allowed[w]! |= bits[w]! & open[w]!;
+        continue;
+      }
+      // Baseline decides for pods that no NetworkPolicy isolates.
+      if (i >= baselineAt && isIsolated) break;
+      // Nobody comes after Baseline: what it passes, passes.
+      const into = rule.action === 'Accept' ? allowed : i < networkAt ? passed : allowed;
+      for (let w = 0; w < bits.length; w++) {
+        if (rule.action !== 'Deny') into[w]! |= bits[w]! & open[w]!;
+        open[w]! &= ~bits[w]!;
+      }
+    }
+    if (rules.length === networkAt) join(open, passed);
+    if (!isIsolated || isSelf) join(allowed, open);
+    return allowed;
+  }
+}
+
+function join(into: Uint32Array, other: Uint32Array): void {
+  for (let w = 0; w < into.length; w++) into[w]! |= other[w]!;
+}
