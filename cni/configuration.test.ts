@@ -9,6 +9,7 @@ const nothing = {
   socket: DEFAULT_SOCKET,
   ips: null,
   mac: null,
+  labels: {},
   dns: {},
   previous: { ips: [], mac: null },
   valid: [],
@@ -47,6 +48,22 @@ for (const [title, command, added, expected] of [
     { ips: ['10.244.1.9', 'fd00::9'], mac },
   ],
   ['args', 'ADD', { args: { cni: { ips: ['fd00::9'], mac }, x: 1 } }, { ips: ['fd00::9'], mac }],
+  [
+    'labels',
+    'ADD',
+    {
+      args: {
+        cni: {
+          labels: [
+            { key: 'app', value: 'web' },
+            { key: 'x/y', value: '' },
+          ],
+        },
+      },
+    },
+    { labels: { app: 'web', 'x/y': '' } },
+  ],
+  ['labels that ADD would refuse', 'DEL', { args: { cni: { labels: 1 } } }, { labels: {} }],
   [
     'capabilities win over args',
     'ADD',
@@ -130,6 +147,34 @@ for (const [title, command, config, ...complaints] of [
   ['a socket with a zero', 'STATUS', { ...base, socket: '/a\0b' }, 'socket is "/a\\u0000b"'],
   ['a wrong address', 'ADD', { ...base, runtimeConfig: { ips: ['x'] } }, '.ips: "x" is not an IP'],
   ['a group MAC', 'ADD', { ...base, args: { cni: { mac: 'ff:ff:ff:ff:ff:ff' } } }, 'args.cni.mac'],
+  [
+    'labels as an object',
+    'ADD',
+    { ...base, args: { cni: { labels: { a: 'b' } } } },
+    'is not a list',
+  ],
+  [
+    'labels that are none',
+    'ADD',
+    {
+      ...base,
+      args: {
+        cni: {
+          labels: [
+            { key: 'a', value: 'b' },
+            { key: 'a', value: 'c' },
+            { key: '../a', value: '' },
+            { key: 'b', value: 1 },
+            'c=d',
+          ],
+        },
+      },
+    },
+    'args.cni.labels has "a" twice',
+    'labels[2] is not a label',
+    'labels[3] is not a label',
+    'labels[4] is not a label',
+  ],
   ['CHECK without prevResult', 'CHECK', base, 'prevResult is missing'],
   ['prevResult is a list', 'CHECK', { ...base, prevResult: [] }, 'prevResult is not an object'],
   [

@@ -9,6 +9,7 @@ import {
   NETWORK_NAME,
 } from '../wire/cni.ts';
 import { familyOf, ipsComplaint, isMacText, withoutLength } from './addresses.ts';
+import { isLabel } from './environment.ts';
 import { CniFailure, quote } from './errors.ts';
 import { type JsonObject, isObject, isStringArray } from './json.ts';
 
@@ -36,6 +37,8 @@ export interface Configuration {
   /** Null: none was asked for. */
   readonly ips: readonly string[] | null;
   readonly mac: string | null;
+  /** Of args.cni. */
+  readonly labels: Readonly<Record<string, string>>;
   readonly dns: Dns;
   /** CHECK: of prevResult's interface, addresses without lengths. */
   readonly previous: { readonly ips: readonly string[]; readonly mac: string | null };
@@ -106,6 +109,23 @@ function readAsked(place: unknown, where: string, complain: Complain) {
     ips: texts?.map((it) => withoutLength(it)) ?? null,
     mac: isMac && mac !== '' ? mac : null,
   };
+}
+
+/** CONVENTIONS.md, args.cni.labels: `[{"key": "app", "value": "web"}]`. */
+function readLabels(place: unknown, complain: Complain): Configuration['labels'] {
+  const list = (isObject(place) ? place['labels'] : null) ?? [];
+  if (!Array.isArray(list)) {
+    complain('args.cni.labels is not a list');
+    return {};
+  }
+  const labels = new Map<string, string>();
+  for (const [i, it] of list.entries()) {
+    const { key, value } = isObject(it) ? it : {};
+    if (!isLabel(key, value)) complain(`args.cni.labels[${i}] is not a label {key, value}`);
+    else if (labels.has(String(key))) complain(`args.cni.labels has ${quote(key)} twice`);
+    else labels.set(String(key), String(value));
+  }
+  return Object.fromEntries(labels);
 }
 
 /**
@@ -202,7 +222,9 @@ export function readConfiguration(
     'runtimeConfig',
     complain,
   );
-  const byArgs = readAsked(isObject(args) ? args['cni'] : undefined, 'args.cni', complain);
+  const ofCni = isObject(args) ? args['cni'] : undefined;
+  const byArgs = readAsked(ofCni, 'args.cni', complain);
+  const labels = readLabels(ofCni, complain);
   const dns = isAdd ? readDns(config, complain) : {};
   if (isAdd && (config['prevResult'] ?? null) !== null) {
     complain('prevResult is there, but weft-cni can only be the first plugin of its list');
@@ -229,6 +251,7 @@ export function readConfiguration(
     socket,
     ips: byCapability.ips ?? byArgs.ips,
     mac: byCapability.mac ?? byArgs.mac,
+    labels,
     dns,
     previous,
     valid,

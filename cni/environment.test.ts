@@ -8,7 +8,7 @@ const ADD = {
   CNI_IFNAME: 'eth0',
   CNI_NETNS: '/run/netns/c1',
 };
-const nothing = { ips: [], mac: null, pod: null };
+const nothing = { ips: [], mac: null, pod: null, labels: {} };
 const attachment = { containerId: 'c1', ifname: 'eth0' };
 
 const KUBERNETES =
@@ -39,6 +39,12 @@ for (const [title, env, expected] of [
     { ...ADD, CNI_ARGS: 'IP=10.244.1.9/24,fd00::9;MAC=02:00:00:00:00:09' },
     { ips: ['10.244.1.9', 'fd00::9'], mac: '02:00:00:00:00:09' },
   ],
+  [
+    'labels',
+    { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=app=web,example.com/tier=,constructor=x' },
+    { ...nothing, labels: { app: 'web', 'example.com/tier': '', constructor: 'x' } },
+  ],
+  ['no labels', { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=' }, nothing],
   ['ignored by word', { ...ADD, CNI_ARGS: 'X=1;IgnoreUnknown=True' }, nothing],
 ] as const) {
   test(title, (t) => {
@@ -86,6 +92,15 @@ for (const [title, env, ...complaints] of [
   ['no address', { ...ADD, CNI_ARGS: 'IP=10.244.1' }, 'CNI_ARGS IP: "10.244.1" is not'],
   ['one family twice', { ...ADD, CNI_ARGS: 'IP=10.1.1.1,10.1.1.2' }, 'two addresses of one family'],
   ['group MAC', { ...ADD, CNI_ARGS: 'MAC=01:00:5e:00:00:01' }, 'CNI_ARGS MAC: "01:00'],
+  [
+    'labels that are none',
+    { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=a,=b,c==,d=../e,__proto__=f,x.y/=g,-h=i' },
+    ...['"a"', '"=b"', '"c=="', '"d=../e"', '"__proto__=f"', '"x.y/=g"', '"-h=i"'].map(
+      (it) => `K8S_POD_LABELS: ${it} is not a label`,
+    ),
+  ],
+  ['a label twice', { ...ADD, CNI_ARGS: 'K8S_POD_LABELS=a=b,a=c' }, 'K8S_POD_LABELS has "a" twice'],
+  ['long label', { ...ADD, CNI_ARGS: `K8S_POD_LABELS=a=${'b'.repeat(64)}` }, 'is not a label'],
   ['no pod name', { ...ADD, CNI_ARGS: 'K8S_POD_NAME=a/b' }, 'CNI_ARGS K8S_POD_NAME: "a/b"'],
 ] as const) {
   test(`refused: ${title}`, (t) => {

@@ -5,6 +5,8 @@ import {
   CONTAINER_ID,
   CniCode,
   INTERFACE_NAME,
+  LABEL_KEY,
+  LABEL_VALUE,
   NETNS_PATH,
 } from '../wire/cni.ts';
 import { ipsComplaint, isMacText, withoutLength } from './addresses.ts';
@@ -17,6 +19,7 @@ export interface ExtraArgs {
   readonly ips: readonly string[];
   readonly mac: string | null;
   readonly pod: { readonly namespace: string; readonly name: string } | null;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 /** '' for what the command does not need. */
@@ -48,7 +51,7 @@ const VARIABLES = {
   CNI_NETNS: { pattern: NETNS_PATH, meaning: 'an absolute path', commands: ['ADD', 'CHECK'] },
 } as const satisfies Readonly<Record<string, Variable>>;
 
-const NO_ARGS: ExtraArgs = { ips: [], mac: null, pod: null };
+const NO_ARGS: ExtraArgs = { ips: [], mac: null, pod: null, labels: {} };
 /** Kubernetes' names, and those that other runtimes give under the same keys. */
 const POD_NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,252}$/;
 /** The last two come with every pod of Kubernetes, and ask for nothing. */
@@ -58,6 +61,7 @@ const KNOWN_ARGS: ReadonlySet<string> = new Set([
   'MAC',
   'K8S_POD_NAMESPACE',
   'K8S_POD_NAME',
+  'K8S_POD_LABELS',
   'K8S_POD_INFRA_CONTAINER_ID',
   'K8S_POD_UID',
 ]);
@@ -69,8 +73,11 @@ const KNOWN_ARGS: ReadonlySet<string> = new Set([
 export function parseArgs(text: string, complain: (what: string) => void): ExtraArgs {
   const args = new Map<string, string>();
   for (const pair of text === '' ? [] : text.split(';')) {
-    const [key = '', value, ...rest] = pair.split('=');
-    if (key === '' || value === undefined || rest.length > 0) {
+    const [key = '', ...rest] = pair.split('=');
+    // Labels are pairs themselves.
+    const value = key === 'K8S_POD_LABELS' ? rest.join('=') : rest[0];
+    const isPair = rest.length === 1 || (key === 'K8S_POD_LABELS' && rest.length > 0);
+    if (key === '' || value === undefined || !isPair) {
       complain(`CNI_ARGS has ${quote(pair)}, which is not KEY=value`);
     } else if (args.has(key)) {
       complain(`CNI_ARGS has ${quote(key)} twice`);
@@ -102,8 +109,29 @@ export function parseArgs(text: string, complain: (what: string) => void): Extra
     return value;
   });
   const pod = namespace === '' || name === '' ? null : { namespace, name };
-  return { ips: ips.map((it) => withoutLength(it)), mac, pod };
+  const labels = parseLabels(args.get('K8S_POD_LABELS') ?? '', complain);
+  return { ips: ips.map((it) => withoutLength(it)), mac, pod, labels };
 }
+
+/** `a=b,c=d` */
+function parseLabels(text: string, complain: (what: string) => void): ExtraArgs['labels'] {
+  const labels = new Map<string, string>();
+  for (const pair of text.split(',').filter((it) => it !== '')) {
+    const [key = '', value, ...rest] = pair.split('=');
+    if (value === undefined || rest.length > 0 || !isLabel(key, value)) {
+      complain(`CNI_ARGS K8S_POD_LABELS: ${quote(pair)} is not a label (key=value)`);
+    } else if (labels.has(key)) {
+      complain(`CNI_ARGS K8S_POD_LABELS has ${quote(key)} twice`);
+    } else labels.set(key, value);
+  }
+  return Object.fromEntries(labels);
+}
+
+export const isLabel = (key: unknown, value: unknown): boolean =>
+  typeof key === 'string' &&
+  typeof value === 'string' &&
+  LABEL_KEY.test(key) &&
+  LABEL_VALUE.test(value);
 
 /** @throws CniFailure (invalidEnvironment) that names everything that is missing or malformed */
 export function readEnvironment(env: Environment): Parameters {

@@ -88,6 +88,13 @@ for (const [title, command, config, env, expected] of [
     { command: 'ADD', ...inNamespace, ...none, ips: ['10.244.1.7'] },
   ],
   [
+    'ADD: labels of both places, args first',
+    'ADD',
+    { args: { cni: { labels: [{ key: 'app', value: 'web' }] } } },
+    { CNI_ARGS: 'K8S_POD_LABELS=app=db,tier=front' },
+    { command: 'ADD', ...inNamespace, ...none, labels: { app: 'web', tier: 'front' } },
+  ],
+  [
     'CHECK',
     'CHECK',
     {},

@@ -62,7 +62,10 @@ function requestOf(
       // CONVENTIONS: the capability wins over args, args over CNI_ARGS.
       const ips = config.ips ?? args.ips;
       const mac = config.mac ?? args.mac;
-      return { command, network, containerId, ifname, netns, ips, mac, pod: args.pod };
+      const labels = { ...args.labels, ...config.labels };
+      const { pod } = args;
+      const request = { command, network, containerId, ifname, netns, ips, mac, pod };
+      return Object.keys(labels).length === 0 ? request : { ...request, labels };
     }
     case 'CHECK':
       return { command, network, containerId, ifname, netns, ...config.previous };

@@ -12,7 +12,7 @@ export class DaemonAbsentError extends Error {
   readonly code = 'ERR_DAEMON_ABSENT';
 }
 
-function exchange(socketPath: string, method: string, path: string) {
+function exchange(socketPath: string, method: string, path: string, body: unknown) {
   return new Promise<{ status: number; text: string }>((resolve, reject) => {
     const asking = request({ socketPath, method, path, timeout: ANSWER_WITHIN_MS }, (response) => {
       let text = '';
@@ -22,15 +22,21 @@ function exchange(socketPath: string, method: string, path: string) {
     });
     asking.on('timeout', () => asking.destroy(new Error('no answer in time')));
     asking.on('error', reject);
-    asking.end();
+    if (body === undefined) asking.end();
+    else asking.end(JSON.stringify(body));
   });
 }
 
 /** @throws DaemonAbsentError; ApiError with the daemon's own words */
-export async function askDaemon<T>(stateDir: string, method: string, path: string): Promise<T> {
+export async function askDaemon<T>(
+  stateDir: string,
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<T> {
   let answer: { status: number; text: string };
   try {
-    answer = await exchange(stateFiles(stateDir).socket, method, path);
+    answer = await exchange(stateFiles(stateDir).socket, method, path, body);
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code === 'EACCES') {
@@ -42,8 +48,8 @@ export async function askDaemon<T>(stateDir: string, method: string, path: strin
       { cause },
     );
   }
-  const body = (answer.text === '' ? undefined : JSON.parse(answer.text)) as unknown;
-  if (answer.status < 400) return body as T;
-  const { error } = body as ErrorMessage;
+  const said = (answer.text === '' ? undefined : JSON.parse(answer.text)) as unknown;
+  if (answer.status < 400) return said as T;
+  const { error } = said as ErrorMessage;
   throw new ApiError(answer.status, error.code, error.message);
 }

@@ -11,6 +11,7 @@ import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { removeHost } from './host-state.ts';
 import type { Log } from './log.ts';
 import { openStore } from './network.ts';
+import { deletePodsOf } from './own-pods.ts';
 import { PodHost } from './pod-host.ts';
 import { requireProgram } from './programs.ts';
 import { type NodeRecord, lockStateDir, readNode, stateFiles } from './state-dir.ts';
@@ -50,6 +51,7 @@ async function releaseOwn(config: Config, log: Log, signal: AbortSignal): Promis
     const network = await readNetworkConfig(store, etcdPrefix, signal);
     const record = await readNode(stateDir);
     const { leases } = await listLeases(store, etcdPrefix, network);
+    await deletePodsOf(store, etcdPrefix, config.nodeName);
     const own = leases.find((it) => isOurs(it, record));
     if (own === undefined || own.reserved) return null;
     await releaseLease(store, etcdPrefix, own.key);
@@ -89,7 +91,16 @@ export async function cleanUp(
     removed.push(...pods.removeAll());
   }
   removed.push(...(await removeHost(tunName, stateDir)));
-  const paths = [subnetFile, files.socket, files.node, files.sysctls, files.pods, files.deleted];
+  const { flowFile } = config;
+  const paths = [
+    subnetFile,
+    flowFile,
+    files.socket,
+    files.node,
+    files.sysctls,
+    files.pods,
+    files.deleted,
+  ];
   if (options.purge) paths.push(files.etcd);
   for (const path of paths) {
     if (!existsSync(path)) continue;
@@ -98,8 +109,9 @@ export async function cleanUp(
   }
   await rm(files.lock, { force: true });
   await removeIfEmpty(stateDir);
-  // The folder of the default is made by us; another one is the operator's.
+  // The folders of the defaults are made by us; others are the operator's.
   if (subnetFile === OPTIONS.subnetFile.text) await removeIfEmpty(dirname(subnetFile));
+  if (flowFile === OPTIONS.flowFile.text) await removeIfEmpty(dirname(flowFile));
   return removed;
 }
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { formatAddress } from '../wire/address.ts';
+import { formatCidr } from '../wire/cidr.ts';
 import {
   type OptionName,
   ConfigError,
@@ -68,6 +69,22 @@ for (const [title, flags, message] of [
   ['endpoint with a path', { etcdEndpoints: 'http://a/b' }, /has a path/],
   ['prefix without slash', { etcdPrefix: 'a' }, /^--etcd-prefix: "a" is not a key prefix/],
   ['prefix that ends in one', { etcdPrefix: '/a/' }, /^--etcd-prefix: /],
+  ['Service network', { serviceClusterIpRange: '10.96.0.0' }, /^--service-cluster-ip-range: "10/],
+  [
+    'two Service networks of one family',
+    { serviceClusterIpRange: '10.96.0.0/16,fd00:96::/112,10.97.0.0/16' },
+    /"10.97.0.0\/16" is a second IPv4 block/,
+  ],
+  [
+    'a Service network in that of the pods',
+    { network: '10.0.0.0/8' },
+    /^--service-cluster-ip-range: 10.96.0.0\/12 overlaps the overlay network 10.0.0.0\/8$/,
+  ],
+  ['external block', { externalIpBlocks: '192.0.2.0/24,x' }, /^--external-ip-blocks: "x"/],
+  ['more flows than there is room', { maxFlows: '4194305' }, /^--max-flows: .* in 0..4194304$/],
+  ['established', { established: 'Strict' }, /^--established: .* one of strict, loose$/],
+  ['objects in no absolute path', { objects: 'here' }, /^--objects: .* not an absolute path$/],
+  ['flow file', { flowFile: 'flows' }, /^--flow-file: .* not an absolute path$/],
   ['log level', { logLevel: 'loud' }, /^--log-level: "loud" is not one of trace, /],
   ['node name', { nodeName: 'a/b' }, /^--node-name: /],
   ['relative path', { subnetFile: 'subnet.env' }, /^--subnet-file: .* not an absolute path$/],
@@ -186,4 +203,18 @@ test('names: each option has one flag and one variable', (t) => {
   t.is(flagOf('etcdCafile'), 'etcd-cafile');
   t.is(variableOf('subnetLeaseRenewMargin'), 'WEFT_SUBNET_LEASE_RENEW_MARGIN');
   t.is(new Set(optionNames.map(flagOf)).size, Object.keys(OPTIONS).length);
+});
+
+test('Services and policies unless told otherwise: tracked, strict, no external addresses', (t) => {
+  const { config } = resolveConfig({}, {}, undefined);
+  const { objects, maxFlows, established, flowFile, externalIpBlocks } = config;
+  t.deepEqual(
+    [objects, maxFlows, established, flowFile, externalIpBlocks],
+    [null, 262144, 'strict', '/run/weft/flows', []],
+  );
+  t.deepEqual(config.serviceClusterIpRange.map(formatCidr), ['10.96.0.0/12']);
+  const none = { serviceClusterIpRange: '', maxFlows: '0', established: 'loose' };
+  const plain = resolveConfig(none, {}, undefined).config;
+  t.deepEqual(plain.serviceClusterIpRange, []);
+  t.like(plain, { maxFlows: 0, established: 'loose' });
 });

@@ -16,7 +16,14 @@ import {
   parseIpv4,
   parseIpv6,
 } from '../wire/address.ts';
-import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
+import {
+  type Cidr,
+  type Cidr4,
+  type Cidr6,
+  cidrsOverlap,
+  formatCidr,
+  parseCidr,
+} from '../wire/cidr.ts';
 import { didYouMean } from './nearest.ts';
 
 /** Loaded where there is a file to read or to print: pods wait for a daemon that starts. */
@@ -129,6 +136,22 @@ function parseNetwork6(text: string): Cidr6 {
   return block;
 }
 
+function parseClusterIpRange(text: string): readonly Cidr[] {
+  const blocks = parseList(text).map((it) => parseCidr(it));
+  for (const family of [4, 6]) {
+    const [, second] = blocks.filter((it) => it.family === family);
+    if (second !== undefined) {
+      throw new ConfigError(`"${formatCidr(second)}" is a second IPv${family} block`);
+    }
+  }
+  for (const block of blocks) {
+    if (block.length < 8 || block.length > (block.family === 4 ? 30 : 126)) {
+      throw new ConfigError(`"${formatCidr(block)}" is no block to give addresses from`);
+    }
+  }
+  return blocks;
+}
+
 /** Every rung, as operators write it, and the one it stands on. */
 const RUNGS: Readonly<
   Record<keyof Offloads, { readonly name: string; readonly needs: keyof Offloads | null }>
@@ -187,6 +210,14 @@ export const formatOffloads = (offloads: Offloads): string =>
     .filter((it) => offloads[it])
     .map((it) => RUNGS[it].name)
     .join(', ') || 'none';
+
+const ESTABLISHED = ['strict', 'loose'] as const;
+
+function parseEstablished(text: string): (typeof ESTABLISHED)[number] {
+  const found = ESTABLISHED.find((it) => it === text);
+  if (found !== undefined) return found;
+  throw new ConfigError(`"${text}" is not one of ${ESTABLISHED.join(', ')}`);
+}
 
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -336,6 +367,45 @@ export const OPTIONS = {
     text: '',
     parse: (text): readonly AddressRange[] => parseList(text).map(parseAddressRange),
     description: 'addresses no pod gets: single ones, blocks, or ranges (10.244.1.2-10.244.1.9)',
+  }),
+  objects: option({
+    kind: 'string',
+    text: '',
+    parse: optional(absolutePath),
+    description: 'directory of manifests: Services, policies, and what they speak of',
+  }),
+  serviceClusterIpRange: option({
+    kind: 'list',
+    text: '10.96.0.0/12',
+    parse: parseClusterIpRange,
+    description: 'blocks from which Services get addresses, at most one of each family',
+  }),
+  externalIpBlocks: option({
+    kind: 'list',
+    text: '',
+    textMeans: 'externalIPs of Services are ignored',
+    parse: (text): readonly Cidr[] => parseList(text).map(parseCidr),
+    description: 'blocks in which Services may claim externalIPs',
+  }),
+  maxFlows: option({
+    kind: 'number',
+    text: '262144',
+    parse: parseInteger(0, 4_194_304),
+    description:
+      'flows that are tracked at the same time, 128 bytes each; 0: no Services and no policies, an overlay only',
+  }),
+  established: option({
+    kind: 'string',
+    text: 'strict',
+    parse: parseEstablished,
+    description:
+      'what a changed policy does to flows that were allowed: strict ends them, loose does not',
+  }),
+  flowFile: option({
+    kind: 'string',
+    text: '/run/weft/flows',
+    parse: absolutePath,
+    description: 'where flows outlive a restart of the daemon; on a tmpfs',
   }),
   subnetFile: option({
     kind: 'string',
@@ -517,6 +587,14 @@ function checkTogether({ config, given }: ResolvedConfig): void {
   for (const name of ['etcdCafile', 'etcdCertfile', 'etcdKeyfile'] as const) {
     const path = config[name];
     if (path !== null) readNamedFile(path, inPlace(name, given[name]));
+  }
+  const isPlain = config.maxFlows === 0 || config.etcdEndpoints.length > 0;
+  const pods = [config.network, config.ipv6Network].filter((it) => it !== null);
+  for (const services of isPlain ? [] : config.serviceClusterIpRange) {
+    const pod = pods.find((it) => cidrsOverlap(it, services));
+    if (pod === undefined) continue;
+    const block = formatCidr(services);
+    refuse('serviceClusterIpRange', `${block} overlaps the overlay network ${formatCidr(pod)}`);
   }
   if (config.etcdEndpoints.length === 0) {
     for (const name of ['etcdCafile', 'etcdCertfile', 'etcdUsername'] as const) {

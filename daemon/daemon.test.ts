@@ -6,7 +6,14 @@
  *     |  weftp... (one test only)       |--- pod     |  fd31::2     |
  *     +---------------------------------+            +--------------+
  */
-import { existsSync, mkdtempSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { apply, listAddresses, listLinks, listRoutes, words } from '../linux/ip.ts';
@@ -30,6 +37,7 @@ const netns = `${lab.name}-node`;
 const outside = `${lab.name}-peer`;
 const stateDir = join(dir, 'state');
 const subnetFile = join(dir, 'subnet.env');
+const flowFile = join(dir, 'flows');
 const logFile = join(dir, 'daemon.log');
 const HEALTHZ_PORT = 10_256;
 const SETTINGS = [
@@ -45,6 +53,7 @@ const daemonArgs = [
   'daemon',
   ...common,
   `--subnet-file=${subnetFile}`,
+  `--flow-file=${flowFile}`,
   '--iface=eth0',
   '--node-name=n1',
   '--network=10.244.0.0/16',
@@ -53,7 +62,12 @@ const daemonArgs = [
   '--healthz-ip=127.0.0.1',
   `--healthz-port=${HEALTHZ_PORT}`,
 ];
-const cleanupArgs = ['cleanup', ...common, `--subnet-file=${subnetFile}`];
+const cleanupArgs = [
+  'cleanup',
+  ...common,
+  `--subnet-file=${subnetFile}`,
+  `--flow-file=${flowFile}`,
+];
 
 const weft = (...args: string[]) => collect([WEFT, ...args], { netns });
 const ask = async <T>(...args: string[]): Promise<T> =>
@@ -213,7 +227,8 @@ test.serial(
     t.regex(readFileSync(subnetFile, 'utf8'), /^FLANNEL_MTU=1430$/m);
 
     // Health.
-    const ok = '{"status":"ok","ready":true,"reasons":[]}';
+    const objects = '{"listed":true,"policies":0,"services":0,"problems":0}';
+    const ok = `{"status":"ok","ready":true,"reasons":[],"objects":${objects}}`;
     t.deepEqual(await health('/healthz'), { status: 200, body: ok });
     t.deepEqual(await health('/readyz'), { status: 200, body: ok });
     t.is((await health('/v1/status')).status, 404);
@@ -454,3 +469,44 @@ test.serial(
     }
   },
 );
+
+test.serial('objects of a directory: counted, and what is wrong with them is told', async (t) => {
+  const objects = mkdtempSync(join(dir, 'objects-'));
+  const policy = (name: string): string =>
+    JSON.stringify({
+      apiVersion: 'networking.k8s.io/v1',
+      kind: 'NetworkPolicy',
+      metadata: { namespace: 'default', name },
+      spec: { podSelector: {} },
+    });
+  writeFileSync(join(objects, 'one.json'), policy('one'));
+  await using _daemon = await startDaemon(`--objects=${objects}`);
+  const known = async () => (await ask<StatusMessage>('status')).objects;
+  t.deepEqual(await known(), { listed: true, policies: 1, services: 0, problems: [] });
+  writeFileSync(join(objects, 'two.json'), policy('two'));
+  writeFileSync(join(objects, 'wrong.json'), policy('Not A Name'));
+  const later = await poll(async () => {
+    const it = await known();
+    return it?.policies === 2 && it.problems.length > 0 ? it : undefined;
+  }, AbortSignal.timeout(15_000));
+  t.regex(later.problems[0]!, /wrong\.json/);
+  const { stdout } = await weft('status', ...common);
+  t.regex(stdout, /^policies +2$/m);
+  t.regex(stdout, /^problems +1\n +.*wrong\.json/m);
+  t.true((await health('/readyz')).body.includes('"policies":2,"services":0,"problems":1'));
+});
+
+test.serial('a plain overlay: no mark, no sets, no route for Services', async (t) => {
+  const host = async () => [
+    (await run(['ip', 'rule'], { netns })).includes('fwmark'),
+    (await run(['ip', 'route'], { netns })).includes('10.96.0.0/12'),
+    (await run(['nft', 'list', 'table', 'inet', 'weft'], { netns })).includes('services4'),
+  ];
+  {
+    await using _daemon = await startDaemon();
+    t.deepEqual(await host(), [true, true, true]);
+  }
+  await using _daemon = await startDaemon('--max-flows=0');
+  t.is((await ask<StatusMessage>('status')).objects, null);
+  t.deepEqual(await host(), [false, false, false]);
+});

@@ -11,14 +11,30 @@ import { watchPeers } from '../ipam/peers.ts';
 import { openPodFile } from '../ipam/pod-file.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
+import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
+import { directorySource } from '../objects/directory.ts';
+import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
-import { AddressError, formatAddress, parseAddress } from '../wire/address.ts';
+import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
+import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
+import { readNodeAddresses } from './node-addresses.ts';
+import {
+  type Compilers,
+  type NodeView,
+  ObjectTables,
+  type Tables,
+  compileTables,
+} from './objects.ts';
+import { HealthCheckServers } from './health-checks.ts';
+import { PolicyCompiler } from '../policy/compile.ts';
+import { ServiceCompiler } from '../service/compile.ts';
+import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
 import { reconcileHost } from './host-state.ts';
@@ -26,13 +42,23 @@ import type { Log } from './log.ts';
 import {
   type LeaseMessage,
   type LeasesMessage,
+  type ObjectsStatus,
   type StatusMessage,
   addressText,
   cidrText,
   leaseMessage,
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
-import { overlayMtu, overlayState, publicAddresses, refuseOverlap } from './overlay-state.ts';
+import { ObjectApi } from './object-api.ts';
+import { combine, etcdSource } from './object-store.ts';
+import {
+  overlayMtu,
+  overlayState,
+  publicAddresses,
+  refuseOverlap,
+  refuseServiceOverlap,
+} from './overlay-state.ts';
+import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
@@ -90,6 +116,8 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
   await new NodeDaemon(config, underlay, log).run(stop);
 }
 
+const NO_ADDRESSES: readonly IpAddress[] = [];
+
 class NodeDaemon {
   readonly #config: Config;
   readonly #underlay: Underlay;
@@ -119,21 +147,55 @@ class NodeDaemon {
   readonly #podFailures = new PodFailures((fields, text) => this.#log.warn(fields, text));
   #podHost: PodHost | null = null;
   #pods: Pods | null = null;
+  #ownPods: OwnPods | null = null;
   readonly #podsOpened = Promise.withResolvers<Pods>();
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
   #wasReady = false;
+  /** Null: a plain overlay, which tracks no flows. */
+  readonly #objects: ObjectTables | null;
+  readonly #compilers: Compilers = {
+    policy: new PolicyCompiler(),
+    services: new ServiceCompiler(),
+  };
+  readonly #healthChecks = new HealthCheckServers(
+    () => this.#forwarding(),
+    (problem, err) => this.#log.warn({ err }, problem),
+  );
+  readonly #serviceHost = new ServiceHost();
+  /** A pass over the whole host reads or makes the sets of Services at this moment. */
+  #areSetsBusy = false;
+  /** Speaks of interfaces' addresses. */
+  readonly #netlink: Netlink = openNetlink();
+  #nodeAddresses: readonly IpAddress[] = [];
+  #objectFailure = '';
+  #objectInterruption: Error | null = null;
+  readonly #objectProblems = new ObjectProblems((fields, text) => this.#log.warn(fields, text));
+  #problems: readonly ObjectProblem[] = [];
   #published: {
     readonly lease: NodeLease;
     readonly held: boolean;
     readonly peers: readonly NodeLease[];
     readonly pods: Pods['addresses'];
+    readonly tables: Tables | null;
+    readonly nodeAddresses: readonly IpAddress[];
   } | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#underlay = underlay;
     this.#log = log;
+    this.#objects =
+      config.maxFlows === 0
+        ? null
+        : new ObjectTables({
+            compile: (objects, view) => this.#compile(objects, view),
+            view: () => ({
+              pods: this.#pods?.addresses ?? NO_ADDRESSES,
+              nodeAddresses: this.#nodeAddresses,
+            }),
+            onChange: () => this.#publish(),
+          });
   }
 
   async run(stop: AbortSignal): Promise<void> {
@@ -142,7 +204,10 @@ class NodeDaemon {
     await using open = new AsyncDisposableStack();
     open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
     await this.#listenHealthz(open);
+    open.use(this.#healthChecks);
     open.use(await lockStateDir(stateDir));
+    open.use(this.#serviceHost);
+    open.use(this.#netlink);
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
@@ -174,7 +239,10 @@ class NodeDaemon {
         log,
         host,
         reconcile: () => this.#podsChanged(),
-        publish: () => this.#publish(),
+        publish: () => {
+          this.#publish();
+          this.#ownPods?.changed();
+        },
         obstacle: () => this.#reasonsAgainstPods(),
         impaired: () => !this.#forwarding(),
         mtuBytes: () => this.#fixed!.mtuBytes,
@@ -185,11 +253,24 @@ class NodeDaemon {
     await pods.start();
     this.#podHost = host;
     this.#pods = pods;
+    this.#lookForAddresses();
     this.#podsOpened.resolve(pods);
   }
 
   #notice(watch: HostWatch): void {
-    if (watch.changed()) this.#markNode();
+    if (!watch.changed()) return;
+    this.#lookForAddresses();
+    this.#markNode();
+  }
+
+  #lookForAddresses(): void {
+    if (this.#objects === null) return;
+    const found = readNodeAddresses(this.#netlink, this.#config.serviceClusterIpRange);
+    const before = this.#nodeAddresses;
+    if (found.length === before.length && found.every((it, i) => it === before[i])) return;
+    this.#nodeAddresses = found;
+    this.#log.info({ addresses: found.map((it) => formatAddress(it)) }, 'addresses of this node');
+    this.#publish();
   }
 
   #markNode(): void {
@@ -219,7 +300,10 @@ class NodeDaemon {
       answer: () => {
         const good = isGood();
         const reasons = this.#reasons();
-        const body = { status: good ? 'ok' : 'unavailable', ready: reasons.length === 0, reasons };
+        const status = good ? 'ok' : 'unavailable';
+        const objects = this.#objectsMessage();
+        const counts = objects && { ...objects, problems: objects.problems.length };
+        const body = { status, ready: reasons.length === 0, reasons, objects: counts };
         return new Answer(good ? 200 : 503, body);
       },
     });
@@ -263,6 +347,7 @@ class NodeDaemon {
     }
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
+    this.#publishPods(store, open);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -272,6 +357,9 @@ class NodeDaemon {
     }
     const network = await this.#awaitNetwork(store, signal);
     refuseOverlap(network, this.#underlay);
+    if (config.maxFlows > 0) {
+      refuseServiceOverlap(config.serviceClusterIpRange, network, this.#underlay);
+    }
     const addresses = publicAddresses(network, this.#underlay, config);
     const mtuBytes = overlayMtu(network, this.#underlay, addresses);
     const record = await readNode(stateDir);
@@ -293,6 +381,7 @@ class NodeDaemon {
     this.#keeper = keeper;
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
+    void this.#followObjects(store, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -304,6 +393,14 @@ class NodeDaemon {
       underlay6: addresses.publicIp6 === null ? null : underlay6,
       port: network.port,
       offloads,
+      flows:
+        config.maxFlows === 0
+          ? null
+          : {
+              path: config.flowFile,
+              maxFlows: config.maxFlows,
+              loose: config.established === 'loose',
+            },
       report,
     });
     open.defer(() => dataplane.stop());
@@ -315,6 +412,26 @@ class NodeDaemon {
       'packet path runs',
     );
     if (dataplane.offloads.tunnelGso) void this.#guardTunnel(dataplane, signal);
+  }
+
+  #publishPods(store: Store, open: AsyncDisposableStack): void {
+    const { etcdPrefix, nodeName, subnetLeaseTtl } = this.#config;
+    const ownPods = publishOwnPods({
+      store,
+      prefix: etcdPrefix,
+      nodeName,
+      ttlMs: subnetLeaseTtl * 1000,
+      pods: () => podsOfAttachments(this.#pods!.attachments, nodeName),
+      onProblem: (err) => {
+        if (err === null) this.#log.info("this node's pods are in etcd again as they are");
+        else this.#log.warn({ err }, "this node's pods are not in etcd as they are; trying again");
+      },
+    });
+    this.#ownPods = ownPods;
+    ownPods.ended.catch((cause: unknown) =>
+      this.#end(new DaemonError("this node's pods are no longer published", { cause })),
+    );
+    open.defer(() => ownPods.stop());
   }
 
   async #guardTunnel(dataplane: Dataplane, signal: AbortSignal): Promise<void> {
@@ -372,6 +489,33 @@ class NodeDaemon {
     }
   }
 
+  async #followObjects(store: Store, signal: AbortSignal): Promise<void> {
+    if (this.#objects === null) return;
+    const { etcdPrefix, objects: dir } = this.#config;
+    const problems = new Map<string, readonly ObjectProblem[]>();
+    const tell = (source: string) => (found: readonly ObjectProblem[]) => {
+      problems.set(source, found);
+      this.#problems = [...problems.values()].flat();
+      this.#objectProblems.tell(this.#problemLines());
+    };
+    const sources: ObjectSource[] = [
+      ...(dir === null ? [] : [directorySource(dir, tell('directory'))]),
+      etcdSource(store, etcdPrefix, tell('etcd'), {
+        onInterruption: (err) => {
+          if (err === null) this.#log.info('policies and Services are current again');
+          else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
+          this.#objectInterruption = err;
+        },
+      }),
+    ];
+    try {
+      await this.#objects.follow(combine(sources, tell('both')), signal);
+    } catch (cause) {
+      if (signal.aborted) return;
+      this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
+    }
+  }
+
   #onLease(state: LeaseState): void {
     const log = this.#log;
     // First of all: not one packet more than the lease allows.
@@ -422,12 +566,21 @@ class NodeDaemon {
     if (lease === null) return;
     const held = state.kind === 'held';
     const peers = this.#peers;
-    const pods = this.#pods?.addresses ?? [];
+    const pods = this.#pods?.addresses ?? NO_ADDRESSES;
+    const nodeAddresses = this.#nodeAddresses;
+    const tables = this.#currentTables();
+    // Before policies are known nothing may go to pods or come from them.
+    if (this.#objects !== null && tables === null) return;
     const last = this.#published;
     const isSame = last?.lease === lease && last.held === held && last.peers === peers;
+    const knowsAll = last?.tables === tables && last.nodeAddresses === nodeAddresses;
     // A publication makes the packet path forget what it learned: none without a change.
-    if (isSame && last.pods === pods) return;
-    this.#published = { lease, held, peers, pods };
+    if (isSame && knowsAll && last.pods === pods) return;
+    this.#published = { lease, held, peers, pods, tables, nodeAddresses };
+    if (last?.tables !== tables) {
+      this.#objectProblems.tell(this.#problemLines());
+      this.#healthChecks.update(tables?.healthChecks ?? []);
+    }
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#dataplane.publish(
@@ -437,6 +590,12 @@ class NodeDaemon {
         held,
         peers,
         pods,
+        ...PLAIN_OVERLAY,
+        ...(tables !== null && {
+          policy: tables.policy,
+          services: tables.services,
+          nodeAddresses,
+        }),
         underlay: this.#underlay,
         directRouting: this.#directRouting(),
         reach: {
@@ -445,6 +604,42 @@ class NodeDaemon {
         },
       }),
     );
+    this.#sayReady();
+    // What is led into the TUN is served there already. A pass over the host ends with the same.
+    if (this.#areSetsBusy) return;
+    try {
+      this.#steer();
+    } catch (err) {
+      this.#log.error({ err: err as Error }, "Services' sets could not be changed; trying again");
+      this.#markNode();
+    }
+  }
+
+  #currentTables(): Tables | null {
+    const objects = this.#objects;
+    if (objects === null) return null;
+    const tables = objects.current();
+    const message = objects.failure?.message ?? '';
+    if (message !== this.#objectFailure && objects.failure !== null) {
+      this.#log.error({ err: objects.failure }, 'policies and Services stay as they were');
+    }
+    this.#objectFailure = message;
+    return tables;
+  }
+
+  #compile(objects: ObjectSet, { nodeAddresses }: NodeView): Tables {
+    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const own = podsOfAttachments(this.#pods?.attachments ?? [], nodeName);
+    const node = { nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
+    return compileTables(this.#compilers, objects, own, node);
+  }
+
+  /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */
+  #steer(): void {
+    const steered = this.#published?.tables?.steered;
+    if (steered === undefined) return;
+    const { added, removed } = this.#serviceHost.reconcile(steered);
+    if (added + removed > 0) this.#log.debug({ added, removed }, "changed Services' sets");
   }
 
   /** What a restart and others on this machine read. */
@@ -549,7 +744,10 @@ class NodeDaemon {
     const state = this.#keeper!.state;
     if (state.kind !== 'held') return this.#reconcilePods(false);
     if (state.lease !== this.#recorded) await this.#record(state.lease);
-    const { plan, pinned } = await reconcileHost(
+    const { serviceClusterIpRange: networks } = this.#config;
+    const tables = this.#currentTables();
+    this.#areSetsBusy = true;
+    const { plan, pinned, steered } = await reconcileHost(
       {
         tunName,
         mtuBytes,
@@ -560,10 +758,15 @@ class NodeDaemon {
         directRouting: this.#directRouting(),
         peers: this.#peers,
         pins: pinsOf(this.#pods!.attachments),
+        services: this.#objects && { networks, steered: tables?.steered ?? [] },
       },
       stateDir,
-    );
+    ).finally(() => {
+      this.#areSetsBusy = false;
+    });
     this.#podHost!.pinnedAre(pinned);
+    this.#serviceHost.elementsAre(steered);
+    this.#steer();
     const result = this.#reconcilePods(true);
     // Not awaited: it asks for a pass of its own.
     void this.#bury();
@@ -617,7 +820,35 @@ class NodeDaemon {
 
   /** The lease is ours, the others are known, and packet path and host know it. */
   #forwarding(): boolean {
-    return this.#hostApplied && this.#peers !== null && this.#keeper?.state.kind === 'held';
+    return (
+      this.#hostApplied &&
+      this.#peers !== null &&
+      this.#keeper?.state.kind === 'held' &&
+      this.#knowsObjects()
+    );
+  }
+
+  /** Listed, and made tables of that the packet path has. */
+  #knowsObjects(): boolean {
+    if (this.#objects === null) return true;
+    return this.#published !== null && this.#published.tables !== null;
+  }
+
+  #objectsMessage(): ObjectsStatus | null {
+    if (this.#objects === null) return null;
+    const set = this.#objects.objects;
+    return {
+      listed: set !== null,
+      policies: (set?.networkPolicies.size ?? 0) + (set?.clusterNetworkPolicies.size ?? 0),
+      services: set?.services.size ?? 0,
+      problems: this.#problemLines(),
+    };
+  }
+
+  /** Of the sources and of what was compiled last. */
+  #problemLines(): readonly string[] {
+    const compiled = this.#published?.tables?.problems ?? [];
+    return [...this.#problems.map(problemText), ...compiled];
   }
 
   #reasons(): readonly string[] {
@@ -629,8 +860,15 @@ class NodeDaemon {
     } else if (state?.kind !== 'held') reasons.push('no subnet leased');
     else if (this.#peers === null) reasons.push('peers have not been listed yet');
     else if (!this.#hostApplied) reasons.push('routes and rules are not set yet');
+    else if (!this.#knowsObjects()) {
+      reasons.push('policies and Services have not been listed yet');
+    }
+    if (this.#objectFailure !== '') {
+      reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
+    }
     if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
-    if (this.#interruption !== null) reasons.push(`etcd: ${this.#interruption.message}`);
+    const interruption = this.#interruption ?? this.#objectInterruption;
+    if (interruption !== null) reasons.push(`etcd: ${interruption.message}`);
     return reasons;
   }
 
@@ -686,13 +924,21 @@ class NodeDaemon {
       lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
       pods: this.#pods?.attachments.length ?? 0,
+      objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
       counters: { ...this.#dataplane?.counters(), ...refused },
     };
   }
 
   #routes(): readonly ApiRoute[] {
+    const { etcdPrefix: prefix, serviceClusterIpRange: clusterIps } = this.#config;
+    const store = (): Store => {
+      if (this.#store !== null) return this.#store;
+      throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
+    };
+    const ranges = { clusterIps };
     return [
+      ...new ObjectApi({ store, prefix, ranges }).routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',
@@ -753,6 +999,12 @@ class NodeDaemon {
     }
     if (lease.own && this.#keeper !== null) {
       await this.#asking(this.#keeper.release());
+      try {
+        await this.#ownPods?.release();
+      } catch (err) {
+        if (!(err instanceof StoreError)) throw err;
+        this.#log.warn({ err }, "this node's pods stay in etcd until their lease ends");
+      }
       this.#log.info({ key: lease.key }, 'gave the lease back; the daemon ends');
       setImmediate(() => this.#end(null));
       return { kind: 'released', key: lease.key };
@@ -772,6 +1024,27 @@ class NodeDaemon {
     }
   }
 }
+
+/** Says once what is wrong with objects, as long as it is. */
+class ObjectProblems {
+  readonly #warn: (fields: object, text: string) => void;
+  #told = new Set<string>();
+
+  constructor(warn: (fields: object, text: string) => void) {
+    this.#warn = warn;
+  }
+
+  tell(problems: readonly string[]): void {
+    for (const problem of problems) {
+      if (!this.#told.has(problem)) this.#warn({ problem }, 'an object is not as it should be');
+    }
+    this.#told = new Set(problems);
+  }
+}
+
+/** In one line, as the operator finds it. */
+const problemText = ({ place, object, field, reason }: ObjectProblem): string =>
+  [place, object, field, reason].filter((it) => it !== '').join(': ');
 
 /** Says once that a pod cannot have what it should, and once that it has it again. */
 class PodFailures {

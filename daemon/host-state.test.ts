@@ -11,7 +11,9 @@ import {
   HostStateError,
   desiredHost,
   planHost,
+  steeredIn,
 } from './host-state.ts';
+import type { SteeredPort } from './ruleset.ts';
 
 const cidr4 = (text: string): Cidr4 => parseCidr(text) as Cidr4;
 const cidr6 = (text: string): Cidr6 => parseCidr(text) as Cidr6;
@@ -52,6 +54,7 @@ const inputs: HostInputs = {
   directRouting: false,
   peers: [peer(2, '192.0.2.2')],
   pins: [],
+  services: null,
 };
 
 const tun = (more: Partial<InterfaceAddresses> = {}): InterfaceAddresses => ({
@@ -234,6 +237,25 @@ for (const [title, more, actual, ip] of [
     ['route del 10.244.2.0/24 dev eth0 proto 157', 'route del 10.244.9.7/32 dev eth0 proto 157'],
   ],
   [
+    'Service networks of families in use, from the node in the overlay',
+    {
+      network: { ...inputs.network, ipv6: null },
+      lease: { ...inputs.lease, subnet6: null },
+      services: { networks: [cidr4('10.96.0.0/12'), cidr6('fd00:96::/112')], steered: [] },
+    },
+    { ...settled, routes6: [], links: [tun({ addr_info: [tun().addr_info[0]!] })] },
+    ['route replace 10.96.0.0/12 dev weft0 proto 157 src 10.244.1.0'],
+  ],
+  [
+    'no Services any more',
+    {},
+    {
+      ...settled,
+      routes4: [...routes4, { ...ours, dst: '10.96.0.0/12', dev: 'weft0', prefsrc: '10.244.1.0' }],
+    },
+    ['route del 10.96.0.0/12 dev weft0 proto 157'],
+  ],
+  [
     'before the first full list no route is taken away',
     { peers: null, directRouting: true },
     { ...settled, routes4: [...routes4, direct4] },
@@ -281,6 +303,33 @@ test('the table is written when it is absent, changed, or lost a rule', (t) => {
   t.is(ruleset({ comment: 'x', rules }), text);
   t.is(ruleset({ comment, rules: rules - 1 }), text);
   t.not(desiredHost({ ...inputs, ipMasq: true }).ruleset.comment, comment);
+});
+
+test('Services: a table of its own digest, whatever the sets hold', (t) => {
+  const port: SteeredPort = { protocol: 6, address: parseIpv4('192.0.2.1'), port: 30080 };
+  const ruleset = (steered: readonly SteeredPort[] | null) =>
+    desiredHost({ ...inputs, services: steered && { networks: [], steered } }).ruleset;
+  t.is(ruleset([]).comment, ruleset([port]).comment);
+  t.not(ruleset([]).comment, ruleset(null).comment);
+  t.true(ruleset([port]).text.includes('elements = { 6 . 192.0.2.1 . 30080 }'));
+  t.false(ruleset(null).text.includes('services4'));
+});
+
+test('elements of the sets of Services as nft shows them: names or numbers, any spelling', (t) => {
+  const sets = {
+    services4: [
+      ['tcp', '192.0.2.1', '30080'],
+      ['132', '192.0.2.1', '53'],
+    ],
+    services6: [['udp', 'FD00:0::1', '53']],
+    pods4: [['weftp0', '02:00:00:00:00:01', '10.244.1.2']],
+  };
+  t.deepEqual(steeredIn({ sets }), [
+    '6 . 192.0.2.1 . 30080',
+    '132 . 192.0.2.1 . 53',
+    '17 . fd00::1 . 53',
+  ]);
+  t.deepEqual(steeredIn(null), []);
 });
 
 test('rules are planned for each family that has a subnet', (t) => {

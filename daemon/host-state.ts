@@ -27,9 +27,11 @@ import {
   NFT_TABLE,
   type Pin,
   type Ruleset,
+  type SteeredPort,
   deleteTable,
   pinElement,
   rulesetOf,
+  steeredElement,
 } from './ruleset.ts';
 import { readSysctlRecord, writeSysctlRecord } from './state-dir.ts';
 import {
@@ -53,6 +55,14 @@ export interface HostInputs {
   /** The others; null before the first full list, when no route is taken away. */
   readonly peers: readonly NodeLease[] | null;
   readonly pins: readonly Pin[];
+  /** Null: a plain overlay. */
+  readonly services: HostServices | null;
+}
+
+export interface HostServices {
+  /** Blocks of cluster addresses: the host's own packets for them go into the TUN. */
+  readonly networks: readonly Cidr[];
+  readonly steered: readonly SteeredPort[];
 }
 
 interface DesiredRoute {
@@ -84,6 +94,8 @@ export interface DesiredHost {
   /** Whose packets are steered into the TUN. */
   readonly subnet4: Cidr | null;
   readonly subnet6: Cidr | null;
+  /** And what nft has marked. */
+  readonly steersMarked: boolean;
   readonly sysctls: readonly Sysctl[];
   readonly ruleset: Ruleset;
 }
@@ -139,7 +151,8 @@ function desiredSysctls(inputs: HostInputs): readonly Sysctl[] {
     // Of both families. A pod's packet for a socket of the node would be given to that socket before it is
     // routed, and as we route it into the TUN the kernel would drop it (ip_forward: skb->sk).
     { path: 'net/ipv4/ip_early_demux', value: '0', global: true },
-    // ICMP errors that the packet path writes come from our own `.0`.
+    // What the packet path writes may come from the host's own addresses: ICMP errors and clients that a
+    // Service hides from `.0`, answers of node ports from whichever was asked.
     ours(`net/ipv4/conf/${tun}/accept_local`, '1'),
     // Answers of peers reached by direct routes come in another way than requests go out.
     ours(`net/ipv4/conf/${tun}/rp_filter`, '2'),
@@ -197,6 +210,10 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
         src: null,
       },
     );
+    for (const it of inputs.services?.networks ?? []) {
+      if (it.family !== subnet.family) continue;
+      routes.push({ to: it, table: null, dev: tunName, via: null, src: subnet.base });
+    }
   }
   routes.push(...directRoutes(inputs));
   return {
@@ -207,6 +224,7 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
     complete: inputs.peers !== null,
     subnet4: network.ipv4 === null ? null : lease.subnet4,
     subnet6: network.ipv6 === null ? null : lease.subnet6,
+    steersMarked: inputs.services !== null,
     sysctls: desiredSysctls(inputs),
     ruleset: rulesetOf({
       tunName,
@@ -218,6 +236,7 @@ export function desiredHost(inputs: HostInputs): DesiredHost {
       subnet4: lease.subnet4,
       subnet6: lease.subnet6,
       pins: inputs.pins,
+      steered: inputs.services?.steered ?? null,
     }),
   };
 }
@@ -326,8 +345,8 @@ export function planHost(desired: DesiredHost, actual: ActualHost): HostPlan {
   const current = actual.table?.comment === ruleset.comment && actual.table.rules === ruleset.rules;
   return {
     ip,
-    rules4: planRules(desired.subnet4, tunName, actual.rules4),
-    rules6: planRules(desired.subnet6, tunName, actual.rules6),
+    rules4: planRules(desired.subnet4, tunName, desired.steersMarked, actual.rules4),
+    rules6: planRules(desired.subnet6, tunName, desired.steersMarked, actual.rules6),
     sysctls: desired.sysctls.filter((it) => {
       const conditions = Object.entries(it.onlyIf ?? {});
       const value = actual.sysctls[it.path] ?? null;
@@ -384,6 +403,8 @@ export interface HostResult {
   readonly plan: HostPlan;
   /** The elements of the sets `pods4` and `pods6` as they are now, as nft writes them. */
   readonly pinned: ReadonlySet<string>;
+  /** Those of `services4` and `services6`, as steeredElement has them. */
+  readonly steered: ReadonlySet<string>;
 }
 
 /** Brings the host to what is wanted. */
@@ -397,9 +418,12 @@ export async function reconcileHost(inputs: HostInputs, stateDir: string): Promi
   await apply(plan.ip);
   await apply(plan.rules4, { family: 4 });
   await apply(plan.rules6, { family: 6 });
-  const pinned =
-    plan.ruleset === null ? pinnedIn(actual.table) : inputs.pins.map((it) => pinElement(it));
-  return { plan, pinned: new Set(pinned) };
+  const isNew = plan.ruleset !== null;
+  const pinned = isNew ? inputs.pins.map((it) => pinElement(it)) : pinnedIn(actual.table);
+  const steered = isNew
+    ? (inputs.services?.steered ?? []).map(steeredElement)
+    : steeredIn(actual.table);
+  return { plan, pinned: new Set(pinned), steered: new Set(steered) };
 }
 
 const pinnedIn = (table: NftTable | null): string[] =>
@@ -408,6 +432,20 @@ const pinnedIn = (table: NftTable | null): string[] =>
       iface === undefined || mac === undefined || address === undefined
         ? []
         : [pinElement({ iface, mac, address })],
+    ),
+  );
+
+/** As nft writes them where it knows their names. */
+const PROTOCOLS: Readonly<Record<string, string>> = { tcp: '6', udp: '17', sctp: '132' };
+
+export const steeredIn = (table: Pick<NftTable, 'sets'> | null): string[] =>
+  ['services4', 'services6'].flatMap((set) =>
+    (table?.sets[set] ?? []).flatMap(([protocol = '', address, port]) =>
+      address === undefined || port === undefined
+        ? []
+        : [
+            `${PROTOCOLS[protocol] ?? protocol} . ${formatAddress(parseAddress(address))} . ${port}`,
+          ],
     ),
   );
 

@@ -28,6 +28,7 @@ import type {
   StatusMessage,
 } from './messages.ts';
 import { didYouMean } from './nearest.ts';
+import type { Ask } from './object-commands.ts';
 import { VERSION } from './version.ts';
 
 /** The command line cannot be understood. */
@@ -44,6 +45,7 @@ const REFUSALS = new Set([
   'ERR_STATE_DIR_BUSY',
   'ERR_UNDERLAY',
   'ERR_ETCD_OPTIONS',
+  'ERR_OBJECTS',
 ]);
 
 type Flags = Readonly<Record<string, unknown>>;
@@ -132,10 +134,108 @@ async function cleanup(flags: Flags): Promise<void> {
   if (removed.length === 0) print('nothing to remove');
 }
 
-async function ask<T>(flags: Flags, method: string, path: string): Promise<T> {
+async function ask<T>(flags: Flags, method: string, path: string, body?: unknown): Promise<T> {
   const { askDaemon } = await import('./api-client.ts');
-  return await askDaemon<T>(configOf(flags).config.stateDir, method, path);
+  return await askDaemon<T>(configOf(flags).config.stateDir, method, path, body);
 }
+
+const asking =
+  (flags: Flags): Ask =>
+  (method, path, body) =>
+    ask(flags, method, path, body);
+
+/** Yargs gives one text, or a list of them. */
+function textsOf(flags: Flags, name: string): readonly string[] {
+  const value = flags[name];
+  return (Array.isArray(value) ? value : [value]).filter((it) => typeof it === 'string');
+}
+
+/** A flag that may be there once. */
+function textOf(flags: Flags, name: string): string | null {
+  const [text = null, second] = textsOf(flags, name);
+  if (second !== undefined) throw new UsageError(`--${name} is given more than once`);
+  return text;
+}
+
+/** Problems on stderr, a line each, before the line that says what follows. */
+async function tellingProblems(work: () => Promise<void>): Promise<void> {
+  const { ObjectsError, problemLine } = await import('./object-commands.ts');
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof ObjectsError) {
+      for (const it of error.problems) process.stderr.write(`${problemLine(it)}\n`);
+    }
+    throw error;
+  }
+}
+
+const apply = (flags: Flags): Promise<void> =>
+  tellingProblems(async () => {
+    const { applyObjects } = await import('./object-commands.ts');
+    const options = {
+      paths: textsOf(flags, 'filename'),
+      set: textOf(flags, 'set') ?? 'default',
+      prune: flags['prune'] === true,
+      dryRun: flags['dry-run'] === true,
+    };
+    const warn = (line: string): void => void process.stderr.write(`weft: ${line}\n`);
+    const lines = applyObjects(options, asking(flags), process.stdin, warn);
+    for await (const line of lines) print(line);
+  });
+
+const remove = (flags: Flags): Promise<void> =>
+  tellingProblems(async () => {
+    const { deleteObjects } = await import('./object-commands.ts');
+    const options = {
+      paths: textsOf(flags, 'filename'),
+      kind: textOf(flags, 'kind'),
+      name: textOf(flags, 'name'),
+      namespace: textOf(flags, 'namespace') ?? 'default',
+    };
+    const { lines, isDone } = await deleteObjects(options, asking(flags), process.stdin);
+    for (const it of lines) print(it);
+    if (!isDone) process.exitCode = 1;
+  });
+
+const get = (flags: Flags): Promise<void> =>
+  tellingProblems(async () => {
+    const { asOne, getObjects } = await import('./object-commands.ts');
+    const isAll = flags['all-namespaces'] === true;
+    const got = await getObjects(
+      {
+        kind: textOf(flags, 'kind') ?? '',
+        name: textOf(flags, 'name'),
+        namespace: isAll ? null : (textOf(flags, 'namespace') ?? 'default'),
+      },
+      asking(flags),
+    );
+    const output = textOf(flags, 'output') ?? 'table';
+    if (output === 'json') print(JSON.stringify(asOne(got), null, 2));
+    else if (output === 'yaml') {
+      const { stringify } = await import('yaml');
+      print(stringify(asOne(got), { lineWidth: 0, aliasDuplicateObjects: false }).trimEnd());
+    } else if (output === 'table') {
+      const { objectsTable } = await import('./tables.ts');
+      print(objectsTable(got.names.kind, got.items, isAll));
+    } else throw new UsageError(`--output: "${output}" is not table, yaml or json`);
+  });
+
+const withFiles = (command: Argv): Argv =>
+  withOptions(command, ['stateDir']).option('filename', {
+    alias: 'f',
+    type: 'string',
+    requiresArg: true,
+    describe:
+      'a file, a directory of .yaml, .yml and .json files, or - for stdin; as often as needed',
+  });
+
+const NAMESPACE_OPTION = {
+  alias: 'n',
+  type: 'string',
+  requiresArg: true,
+  describe: 'the namespace; "default" if it is left out',
+} as const;
 
 type Format<M> = (tables: typeof import('./tables.ts'), message: M) => string;
 
@@ -239,7 +339,18 @@ async function logs(flags: Flags): Promise<void> {
 }
 
 const JSON_OPTION = { type: 'boolean', describe: 'print the answer as JSON' } as const;
-const COMMANDS = ['daemon', 'cleanup', 'cni', 'ipam', 'lease', 'logs', 'status'];
+const COMMANDS = [
+  'apply',
+  'daemon',
+  'cleanup',
+  'cni',
+  'delete',
+  'get',
+  'ipam',
+  'lease',
+  'logs',
+  'status',
+];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
 function explain(message: string, args: readonly string[], flags: readonly string[]): string {
@@ -313,7 +424,14 @@ async function main(args: readonly string[]): Promise<void> {
       'cleanup',
       'Remove every trace of the daemon from this host; run it when the daemon is stopped',
       (it) =>
-        withOptions(it, ['tunName', 'stateDir', 'subnetFile', ...etcdOptions])
+        withOptions(it, [
+          'nodeName',
+          'tunName',
+          'stateDir',
+          'subnetFile',
+          'flowFile',
+          ...etcdOptions,
+        ])
           .option('release-lease', {
             type: 'boolean',
             describe: 'give the subnet back first; otherwise the lease ends by itself',
@@ -449,6 +567,60 @@ async function main(args: readonly string[]): Promise<void> {
         .demandCommand(1, 'say what to do with leases: list, show or release'),
     )
     .command(
+      'apply',
+      'Write Kubernetes objects into etcd: policies, Services, labels of pods and namespaces',
+      (it) =>
+        withFiles(it)
+          .option('prune', {
+            type: 'boolean',
+            describe:
+              'delete what an earlier apply of the same set wrote and is not in the files now',
+          })
+          .option('set', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'name of the set that --prune looks at; "default" if it is left out',
+          })
+          .option('dry-run', { type: 'boolean', describe: 'say what would change, and end' })
+          .epilogue(
+            'For example: weft apply -f policies/ --prune --set policies\n\nAll is checked first: ' +
+              'one object that is not valid, and nothing is written (exit code 2).',
+          ),
+      apply,
+    )
+    .command(
+      'get <kind> [name]',
+      'Objects in etcd, and the pods that nodes have attached',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .positional('kind', { type: 'string', describe: 'po, svc, netpol, cnp, ns, no, eps' })
+          .positional('name', { type: 'string', describe: 'only this one' })
+          .option('namespace', NAMESPACE_OPTION)
+          .option('all-namespaces', {
+            alias: 'A',
+            type: 'boolean',
+            describe: 'of all namespaces',
+          })
+          .option('output', {
+            alias: 'o',
+            type: 'string',
+            requiresArg: true,
+            describe: 'table, yaml or json',
+          }),
+      get,
+    )
+    .command(
+      'delete [kind] [name]',
+      'Delete objects from etcd',
+      (it) =>
+        withFiles(it)
+          .positional('kind', { type: 'string', describe: 'po, svc, netpol, cnp, ns, no, eps' })
+          .positional('name', { type: 'string', describe: 'the one to delete' })
+          .option('namespace', NAMESPACE_OPTION)
+          .epilogue('For example: weft delete netpol deny-all -n web, or weft delete -f policies/'),
+      remove,
+    )
+    .command(
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
       (it) => withOptions(it, ['stateDir']).option('json', JSON_OPTION),
@@ -483,6 +655,13 @@ async function main(args: readonly string[]): Promise<void> {
         'network-name',
         'wait',
         'ip',
+        'filename',
+        'prune',
+        'set',
+        'dry-run',
+        'namespace',
+        'all-namespaces',
+        'output',
       ];
       throw new UsageError(explain(message, args, known));
     });

@@ -1,6 +1,7 @@
 /** What the API's questions and answers hold: plain JSON, addresses as text. */
 import type { EntryProblem } from '../ipam/peers.ts';
 import type { NodeLease } from '../ipam/types.ts';
+import type { Kind } from '../objects/types.ts';
 import { type IpAddress, formatAddress } from '../wire/address.ts';
 import { type Cidr, formatCidr } from '../wire/cidr.ts';
 import type { CniCode } from '../wire/cni.ts';
@@ -57,10 +58,23 @@ export interface StatusMessage {
   readonly peers: readonly LeaseMessage[];
   /** Interfaces that pods have on this node. */
   readonly pods: number;
+  /** Null: a plain overlay. */
+  readonly objects: ObjectsStatus | null;
   /** Rungs in use, by name; null before the packet path runs. */
   readonly offloads: Readonly<Record<string, boolean>> | null;
   /** Of the packet path; and `host.…`, packets that the nft table refused, since it was made. */
   readonly counters: Readonly<Record<string, number>>;
+}
+
+/** What is known of Kubernetes' objects. */
+export interface ObjectsStatus {
+  /** False: not all of them yet, and nothing goes to pods or comes from them. */
+  readonly listed: boolean;
+  /** Of both kinds. */
+  readonly policies: number;
+  readonly services: number;
+  /** What is wrong with objects, one line each. */
+  readonly problems: readonly string[];
 }
 
 export interface ErrorMessage {
@@ -94,6 +108,8 @@ export interface CniAddRequest {
   readonly mac: string | null;
   /** CNI_ARGS K8S_POD_NAMESPACE and K8S_POD_NAME. */
   readonly pod: { readonly namespace: string; readonly name: string } | null;
+  /** args.cni.labels, and CNI_ARGS K8S_POD_LABELS; absent: none. */
+  readonly labels?: Readonly<Record<string, string>>;
 }
 
 export interface CniCheckRequest {
@@ -157,6 +173,40 @@ export interface IpamMessage {
 export interface IpamCheckMessage {
   readonly attachments: number;
   readonly problems: readonly string[];
+}
+
+export interface ObjectNameMessage {
+  readonly kind: Kind;
+  /** '' for objects of the cluster. */
+  readonly namespace: string;
+  readonly name: string;
+}
+
+/** POST /v1/objects: all are checked before one is written. */
+export interface ApplyRequest {
+  /** Raw Kubernetes JSON, one object each. */
+  readonly documents: readonly Readonly<Record<string, unknown>>[];
+  /** Remembered with each object, for a later --prune. */
+  readonly set: string;
+  readonly dryRun: boolean;
+}
+
+/** POST /v1/objects/delete */
+export interface DeleteRequest {
+  readonly objects: readonly ObjectNameMessage[];
+  /** Only what this set's `weft apply` wrote last; null: whatever is there. */
+  readonly set: string | null;
+  readonly dryRun: boolean;
+}
+
+/** The answer to both, an element an object, in their order. */
+export interface AppliedMessage extends ObjectNameMessage {
+  readonly result: 'created' | 'configured' | 'unchanged' | 'deleted' | 'absent';
+}
+
+/** GET /v1/objects/:plural; GET /v1/objects?set=NAME is a list of ObjectNameMessage. */
+export interface ObjectsMessage {
+  readonly items: readonly Readonly<Record<string, unknown>>[];
 }
 
 export const addressText = (address: IpAddress | null): string | null =>

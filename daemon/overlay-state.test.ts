@@ -1,5 +1,6 @@
 import test from 'ava';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
+import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
 import { formatAddress, parseIpv4, parseIpv6, toIpv4, toIpv6 } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
 import { formatMac, parseMac } from '../wire/mac.ts';
@@ -11,6 +12,7 @@ import {
   overlayState,
   publicAddresses,
   refuseOverlap,
+  refuseServiceOverlap,
 } from './overlay-state.ts';
 
 const cidr4 = (text: string): Cidr4 => parseCidr(text) as Cidr4;
@@ -49,7 +51,7 @@ const lease: NodeLease = {
   reserved: false,
 };
 const both = { ipv4: true, ipv6: true };
-const here = { pods: [], underlay: { onLink: [] }, directRouting: false };
+const here = { ...PLAIN_OVERLAY, pods: [], underlay: { onLink: [] }, directRouting: false };
 const otherVni = { mac: mac4, vni: toVni(2) };
 
 for (const [title, peer, reach, hop4, hop6] of [
@@ -147,7 +149,7 @@ for (const [title, peer, onLink, directRouting, direct4, direct6] of [
       lease,
       held: true,
       peers: [to],
-      pods: [],
+      ...here,
       reach: both,
       underlay,
       directRouting,
@@ -208,3 +210,21 @@ test('an overlay that contains our own underlay address is refused', (t) => {
   });
   t.notThrows(() => refuseOverlap(network(), { ...inside, address4: v4 }));
 });
+
+for (const [title, block, message] of [
+  ['apart from both', '10.96.0.0/12', null],
+  [
+    'around the pods',
+    '10.0.0.0/8',
+    /10.0.0.0\/8 overlaps the overlay network 10.244.0.0\/16: name/,
+  ],
+  ['within them', 'fd00:10:244:7::/112', /overlaps the overlay network fd00:10:244::\/56/],
+  ['around the underlay', '192.0.0.0/16', /contains 192.0.2.1 of interface eth0: peers there/],
+] as const) {
+  test(`a Service network ${title}`, (t) => {
+    const underlay = { address4: v4, address6: null, iface: 'eth0' };
+    const refuse = () => refuseServiceOverlap([parseCidr(block)], network(), underlay);
+    if (message === null) t.notThrows(refuse);
+    else t.throws(refuse, { instanceOf: UnderlayError, message });
+  });
+}

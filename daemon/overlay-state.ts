@@ -1,6 +1,8 @@
 /** Leases become what the packet path decides by. Pure. */
 import type { NetworkConfig, NodeIdentity, NodeLease, Vtep } from '../ipam/types.ts';
 import type { NextHop, OverlayState, Peer } from '../overlay/types.ts';
+import type { PolicyTable } from '../policy/table.ts';
+import type { ServiceTable } from '../service/table.ts';
 import {
   type Family,
   type IpAddress,
@@ -8,7 +10,7 @@ import {
   type Ipv6,
   formatAddress,
 } from '../wire/address.ts';
-import { cidrContains, formatCidr } from '../wire/cidr.ts';
+import { type Cidr, cidrContains, cidrsOverlap, formatCidr } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
 import type { Underlay } from './underlay.ts';
 
@@ -84,6 +86,31 @@ export function refuseOverlap(
   }
 }
 
+/** @throws UnderlayError when Services would swallow pods' addresses, or the underlay's */
+export function refuseServiceOverlap(
+  services: readonly Cidr[],
+  network: Families,
+  underlay: Pick<Underlay, 'address4' | 'address6' | 'iface'>,
+): void {
+  const change = 'name other blocks with --service-cluster-ip-range ("" for none)';
+  for (const block of services) {
+    for (const pods of [network.ipv4?.network, network.ipv6?.network]) {
+      if (pods === undefined || !cidrsOverlap(block, pods)) continue;
+      throw new UnderlayError(
+        `the Service network ${formatCidr(block)} overlaps the overlay network ` +
+          `${formatCidr(pods)}: ${change}`,
+      );
+    }
+    for (const address of [underlay.address4, underlay.address6]) {
+      if (address === null || !cidrContains(block, address)) continue;
+      throw new UnderlayError(
+        `the Service network ${formatCidr(block)} contains ${formatAddress(address)} of interface ` +
+          `${underlay.iface}: peers there could not be reached; ${change}`,
+      );
+    }
+  }
+}
+
 /**
  * The peer's subnet of this family is routed straight to its address of the same family, without VXLAN:
  * asked for, and the address is on our link.
@@ -143,6 +170,10 @@ export interface OverlayInputs {
   readonly reach: { readonly ipv4: boolean; readonly ipv6: boolean };
   readonly underlay: Pick<Underlay, 'onLink'>;
   readonly directRouting: boolean;
+  readonly nodeAddresses: readonly IpAddress[];
+  readonly policyReady: boolean;
+  readonly policy: PolicyTable;
+  readonly services: ServiceTable;
 }
 
 export function overlayState(inputs: OverlayInputs): OverlayState {
@@ -158,5 +189,9 @@ export function overlayState(inputs: OverlayInputs): OverlayState {
     network6: network.ipv6?.network ?? null,
     pods: inputs.pods,
     peers: inputs.peers.map((it) => peerOf(it, inputs)),
+    nodeAddresses: inputs.nodeAddresses,
+    policyReady: inputs.policyReady,
+    policy: inputs.policy,
+    services: inputs.services,
   };
 }

@@ -20,10 +20,19 @@ import type { AddressRange } from '../ipam/address-range.ts';
 import type { Attachment, NodeLease } from '../ipam/types.ts';
 import { NamespaceError, openNamespace, ownNamespaceId } from '../linux/netns.ts';
 import { type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
-import { CONTAINER_ID, CniCode, INTERFACE_NAME, NETNS_PATH, NETWORK_NAME } from '../wire/cni.ts';
+import {
+  CONTAINER_ID,
+  CniCode,
+  INTERFACE_NAME,
+  LABEL_KEY,
+  LABEL_VALUE,
+  NETNS_PATH,
+  NETWORK_NAME,
+} from '../wire/cni.ts';
 import { type Mac, formatMac, isUnicastMac, localMac, parseMac } from '../wire/mac.ts';
 import { ApiError } from './api.ts';
 import type { Log } from './log.ts';
+import { podNameOf } from './own-pods.ts';
 import type {
   AttachmentMessage,
   CniAddRequest,
@@ -105,6 +114,7 @@ const requestSchema = z.discriminatedUnion('command', [
     ips,
     mac,
     pod: z.object({ namespace: name, name }).nullable(),
+    labels: z.record(z.string().regex(LABEL_KEY), z.string().regex(LABEL_VALUE)).exactOptional(),
   }),
   z.object({
     command: z.literal('CHECK'),
@@ -291,7 +301,9 @@ export class Pods {
     if (obstacle !== null) {
       throw new CniFailure(CniCode.tryAgainLater, `no pod can be added now: ${obstacle}`);
     }
-    const { containerId, ifname, network, netns, pod } = request;
+    const { containerId, ifname, network, netns, labels } = request;
+    const named = request.pod ?? (labels === undefined ? null : podNameOf(request));
+    const pod = named === null || labels === undefined ? named : { ...named, labels };
     const wanted = request.ips.map(parseWanted);
     let netnsId: string;
     {

@@ -10,6 +10,13 @@
  * pod where the other end is outside of the overlay, and as one connection where it is inside. The node's
  * own address counts as outside, so that an answer to the node is translated when it has passed the TUN.
  *
+ * Ports of Services on addresses that are the host's own or come to it (node ports, external and
+ * load-balancer addresses) stand in the sets `services4` and `services6`. What is for one of them, from
+ * outside or from the node's own processes, gets a mark that routes it into the TUN (steering.ts), before
+ * the host looks whether the address is its own; so do ICMP errors about such connections. It leaves the
+ * TUN either for a pod or, answered, from the Service's address: connection tracking sees both ways of the
+ * outer connection, and with the node's `.0` as source none of the inner one.
+ *
  * Masquerade (--ip-masq) is flannel's: what pods send outside leaves with the node's address, what comes
  * from outside into the overlay leaves with `.0` of our subnet, so that the answer comes back through us.
  *
@@ -20,8 +27,9 @@
  */
 import { createHash } from 'node:crypto';
 import { tunnelTapName } from '../overlay/probe.ts';
-import { formatAddress } from '../wire/address.ts';
+import { type IpAddress, formatAddress } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, formatCidr } from '../wire/cidr.ts';
+import { STEERED_MARK } from './steering.ts';
 
 export interface RulesetInputs {
   readonly tunName: string;
@@ -36,6 +44,16 @@ export interface RulesetInputs {
   readonly subnet6: Cidr6 | null;
   /** What the table's sets hold when it is made; not part of the digest. */
   readonly pins: readonly Pin[];
+  /** Null: no Services, nothing is marked. As the pins, not part of the digest. */
+  readonly steered: readonly SteeredPort[] | null;
+}
+
+/** A Service's port on an address that is not of a Service network. */
+export interface SteeredPort {
+  /** IANA's number. */
+  readonly protocol: number;
+  readonly address: IpAddress;
+  readonly port: number;
 }
 
 /** A pod's interface on the host, and an address that the pod sends from. */
@@ -78,6 +96,11 @@ const KUBE_PROXY_MARK = '0x4000';
 export const pinSet = ({ family }: Pin): string => `pods${family}`;
 export const pinElement = ({ iface, mac, address }: Omit<Pin, 'family'>): string =>
   `"${iface}" . ${mac} . ${address}`;
+
+const familyOfPort = ({ address }: SteeredPort): 4 | 6 => (typeof address === 'number' ? 4 : 6);
+export const steeredSet = (it: SteeredPort): string => `services${familyOfPort(it)}`;
+export const steeredElement = ({ protocol, address, port }: SteeredPort): string =>
+  `${protocol} . ${formatAddress(address)} . ${port}`;
 
 interface Block {
   readonly ip: 'ip' | 'ip6';
@@ -138,6 +161,11 @@ function fromPods(
       ({ ip, network, subnet, node }) =>
         `iifname "${tunName}" ${ip} saddr != ${network} ${ip} daddr ${subnet} ${ip} daddr != ${node} notrack`,
     ),
+    // A client whose address a Service hides; the pod's answer to it is not tracked either.
+    ...own.map(
+      ({ ip, subnet, node }) =>
+        `iifname "${tunName}" ${ip} saddr ${node} ${ip} daddr ${subnet} notrack`,
+    ),
     ...own.map(
       ({ ip, subnet }) =>
         `iifname != { "lo", "${tunName}" } ${notPod} ${ip} saddr ${subnet} ${refuse}`,
@@ -158,15 +186,43 @@ function fromPods(
   ];
 }
 
-const set = (family: 4 | 6, pins: readonly Pin[]): string => {
-  const elements = pins.filter((it) => it.family === family).map(pinElement);
-  return [
-    `  set pods${family} {`,
-    `    type ifname . ether_addr . ipv${family}_addr`,
+const set = (name: string, type: string, elements: readonly string[]): string =>
+  [
+    `  set ${name} {`,
+    `    type ${type}`,
     ...(elements.length === 0 ? [] : [`    elements = { ${elements.join(', ')} }`]),
     '  }',
   ].join('\n');
+
+const podSet = (family: 4 | 6, pins: readonly Pin[]): string =>
+  set(
+    `pods${family}`,
+    `ifname . ether_addr . ipv${family}_addr`,
+    pins.filter((it) => it.family === family).map(pinElement),
+  );
+
+const serviceSet = (family: 4 | 6, ports: readonly SteeredPort[]): string =>
+  set(
+    `services${family}`,
+    `inet_proto . ipv${family}_addr . inet_service`,
+    ports.filter((it) => familyOfPort(it) === family).map(steeredElement),
+  );
+
+const marked = `meta mark set meta mark | ${STEERED_MARK}`;
+
+/** The mark of the connection is for the errors about it. */
+const markServices = ({ ip }: Block): string => {
+  const family = ip === 'ip' ? 4 : 6;
+  return `meta l4proto . ${ip} daddr . th dport @services${family} ${marked} ct mark set ct mark | ${STEERED_MARK}`;
 };
+
+const ERRORS: Readonly<Record<Block['ip'], string>> = {
+  ip: 'icmp type { destination-unreachable, time-exceeded, parameter-problem }',
+  ip6: 'icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }',
+};
+
+const markErrors = ({ ip }: Block): string =>
+  `${ERRORS[ip]} ct state related ct mark & ${STEERED_MARK} == ${STEERED_MARK} ${marked}`;
 
 const chain = (name: string, hook: string, rules: readonly string[]): string =>
   [
@@ -224,6 +280,25 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
       rules: [`iifname "${tap}" counter name ${TUNNEL_COUNTER}`],
     },
   );
+  if (inputs.steered !== null) {
+    chains.push(
+      {
+        name: 'services',
+        hook: 'type filter hook prerouting priority mangle',
+        rules: [
+          `iif "${iface}" udp dport ${port} accept`,
+          `iifname "${tunName}" accept`,
+          ...blocks.map(markServices),
+          ...blocks.map(markErrors),
+        ],
+      },
+      {
+        name: 'services_of_node',
+        hook: 'type route hook output priority mangle',
+        rules: [`udp dport ${port} accept`, ...blocks.map(markServices)],
+      },
+    );
+  }
   if (inputs.ipMasq) {
     chains.push({
       name: 'postrouting',
@@ -242,8 +317,11 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
     `  counter ${VXLAN_COUNTER} { }`,
     `  counter ${TUNNEL_COUNTER} { }`,
     `  counter ${SPOOFED_COUNTER} { }`,
-    set(4, inputs.pins),
-    set(6, inputs.pins),
+    podSet(4, inputs.pins),
+    podSet(6, inputs.pins),
+    ...(inputs.steered === null
+      ? []
+      : [serviceSet(4, inputs.steered), serviceSet(6, inputs.steered)]),
     ...chains.map((it) => chain(it.name, it.hook, it.rules)),
     '}\n',
   ].join('\n');

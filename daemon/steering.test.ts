@@ -79,13 +79,33 @@ for (const [title, subnet, actual, expected] of [
 ] as readonly (readonly [string, string | null, readonly Rule[], readonly string[]])[]) {
   test(`rules: ${title}`, (t) => {
     const block: Cidr | null = subnet === null ? null : parseCidr(subnet);
-    const plan = planRules(block, 'weft0', actual);
+    const plan = planRules(block, 'weft0', false, actual);
     t.deepEqual(
       plan.map((it) => it.join(' ')),
       [...expected],
     );
   });
 }
+
+const marked: Rule = {
+  ...all,
+  ...ours,
+  priority: 90,
+  fwmark: '0x1000',
+  fwmask: '0x1000',
+  table: '158',
+};
+
+test('rules: Services: the mark comes last, and goes when there are none', (t) => {
+  const plan = (steersMarked: boolean, actual: readonly Rule[]): string[] =>
+    planRules(parseCidr('10.244.1.0/24'), 'weft0', steersMarked, actual).map((it) => it.join(' '));
+  const rule = 'pref 90 fwmark 0x1000/0x1000 lookup 158 protocol 157';
+  t.deepEqual(plan(true, steered), [`rule add ${rule}`]);
+  t.deepEqual(plan(true, [marked, ...steered]), []);
+  t.deepEqual(plan(false, [marked, ...steered]), [`rule del ${rule}`]);
+  t.is(plan(true, fresh).at(-2), `rule add ${rule}`);
+  t.true(removeRules([marked, ...steered]).some((it) => it.join(' ') === `rule del ${rule}`));
+});
 
 const OURS_GO = [
   'rule del pref 91 iif lo goto 96 protocol 157',

@@ -1,7 +1,14 @@
 /** What the operator's commands print. */
 import Table from 'cli-table3';
 import pico from 'picocolors';
-import type { IpamMessage, LeaseMessage, LeasesMessage, StatusMessage } from './messages.ts';
+import type { Kind } from '../objects/types.ts';
+import type {
+  IpamMessage,
+  LeaseMessage,
+  LeasesMessage,
+  ObjectsStatus,
+  StatusMessage,
+} from './messages.ts';
 
 const PLAIN = {
   top: '',
@@ -98,8 +105,26 @@ function leaseEnd(lease: NonNullable<StatusMessage['lease']>): string {
   return `ends in ${Math.floor(minutes / 60)} h ${minutes % 60} min unless renewed`;
 }
 
+/** So many problems are shown; --json has them all. */
+const PROBLEMS_SHOWN = 5;
+
+function objectRows({ listed, policies, services, problems }: ObjectsStatus): string[][] {
+  const rows = [
+    ['policies', listed ? String(policies) : 'not listed yet'],
+    ['Services', listed ? String(services) : 'not listed yet'],
+  ];
+  if (problems.length === 0) return rows;
+  const more = problems.length - PROBLEMS_SHOWN;
+  return [
+    ...rows,
+    ['problems', String(problems.length)],
+    ...problems.slice(0, PROBLEMS_SHOWN).map((it) => ['', it]),
+    ...(more > 0 ? [['', `and ${more} more: weft status --json`]] : []),
+  ];
+}
+
 export function statusText(status: StatusMessage): string {
-  const { overlay, underlay, lease, offloads } = status;
+  const { overlay, underlay, lease, offloads, objects } = status;
   const used = Object.entries(offloads ?? {}).flatMap(([name, on]) => (on ? [name] : []));
   const rows = [
     ['node', `${status.node}, weft ${status.version}, pid ${status.pid}`],
@@ -129,6 +154,7 @@ export function statusText(status: StatusMessage): string {
       lease === null ? '-' : `${orDash(lease.subnet, lease.ipv6Subnet)}, ${leaseEnd(lease)}`,
     ],
     ['pods', String(status.pods)],
+    ...(objects === null ? [] : objectRows(objects)),
     ['offloads', offloads === null ? '-' : used.join(', ') || 'none'],
   ];
   const plain = rows.map((row) => row.map(String));
@@ -148,4 +174,80 @@ export function statusText(status: StatusMessage): string {
     );
   }
   return parts.join('\n\n');
+}
+
+type Raw = Readonly<Record<string, unknown>>;
+
+/** What stands at the path of a raw object, as text; lists joined. */
+function at(raw: unknown, ...path: readonly string[]): string {
+  const [key, ...rest] = path;
+  if (Array.isArray(raw)) {
+    const texts = raw.map((it: unknown) => at(it, ...path)).filter((it) => it !== '');
+    return texts.join(',');
+  }
+  if (key !== undefined) {
+    const isObject = typeof raw === 'object' && raw !== null && Object.hasOwn(raw, key);
+    return isObject ? at((raw as Raw)[key], ...rest) : '';
+  }
+  if (typeof raw === 'string') return raw;
+  if (typeof raw === 'number' || typeof raw === 'boolean') return String(raw);
+  if (typeof raw !== 'object' || raw === null) return '';
+  return Object.entries(raw)
+    .map(([name, value]) => `${name}=${at(value)}`)
+    .join(',');
+}
+
+const selector = (raw: Raw, ...path: readonly string[]): string => {
+  const labels = at(raw, ...path, 'matchLabels');
+  const more = at(raw, ...path, 'matchExpressions', 'key') === '' ? '' : '(expressions)';
+  return [labels, more].filter(Boolean).join(',') || '(all)';
+};
+
+/** Columns after the name. */
+const COLUMNS: Readonly<Record<Kind, readonly (readonly [string, (raw: Raw) => string])[]>> = {
+  Namespace: [['LABELS', (raw) => at(raw, 'metadata', 'labels')]],
+  Node: [
+    ['ADDRESSES', (raw) => at(raw, 'status', 'addresses', 'address')],
+    ['PODS', (raw) => at(raw, 'spec', 'podCIDRs') || at(raw, 'spec', 'podCIDR')],
+    ['LABELS', (raw) => at(raw, 'metadata', 'labels')],
+  ],
+  Pod: [
+    ['NODE', (raw) => at(raw, 'spec', 'nodeName')],
+    ['IP', (raw) => at(raw, 'status', 'podIPs', 'ip') || at(raw, 'status', 'podIP')],
+    ['STATUS', (raw) => at(raw, 'status', 'phase')],
+    ['LABELS', (raw) => at(raw, 'metadata', 'labels')],
+  ],
+  Service: [
+    ['TYPE', (raw) => at(raw, 'spec', 'type') || 'ClusterIP'],
+    ['CLUSTER-IP', (raw) => at(raw, 'spec', 'clusterIPs') || at(raw, 'spec', 'clusterIP')],
+    ['PORTS', (raw) => at(raw, 'spec', 'ports', 'port')],
+    ['NODE-PORTS', (raw) => at(raw, 'spec', 'ports', 'nodePort')],
+    ['SELECTOR', (raw) => at(raw, 'spec', 'selector')],
+  ],
+  EndpointSlice: [
+    ['SERVICE', (raw) => at(raw, 'metadata', 'labels', 'kubernetes.io/service-name')],
+    ['ADDRESSES', (raw) => at(raw, 'endpoints', 'addresses')],
+    ['PORTS', (raw) => at(raw, 'ports', 'port')],
+  ],
+  NetworkPolicy: [
+    ['PODS', (raw) => selector(raw, 'spec', 'podSelector')],
+    ['TYPES', (raw) => at(raw, 'spec', 'policyTypes')],
+  ],
+  ClusterNetworkPolicy: [
+    ['TIER', (raw) => at(raw, 'spec', 'tier')],
+    ['PRIORITY', (raw) => at(raw, 'spec', 'priority')],
+  ],
+};
+
+/** @param withNamespace  whose is not said otherwise */
+export function objectsTable(kind: Kind, items: readonly Raw[], withNamespace: boolean): string {
+  if (items.length === 0) return 'none';
+  const own = COLUMNS[kind];
+  const head = [...(withNamespace ? ['NAMESPACE'] : []), 'NAME', ...own.map(([name]) => name)];
+  const rows = items.map((raw) => [
+    ...(withNamespace ? [at(raw, 'metadata', 'namespace') || '-'] : []),
+    at(raw, 'metadata', 'name'),
+    ...own.map(([, text]) => text(raw) || '-'),
+  ]);
+  return columns(head, rows);
 }

@@ -43,6 +43,11 @@ const attachment = (containerId: string, last: number): Attachment => ({
 const STATE: PoolState = {
   attachments: [
     attachment('a', 2),
+    {
+      ...attachment('d', 9),
+      address4: parseIpv4('10.244.1.200'),
+      pod: { namespace: 'default', name: 'web-1', labels: { app: 'web', 'x.y/z': '' } },
+    },
     { ...attachment('b', 3), address6: null, pod: null },
     { ...attachment('c', 4), address4: null, network: '', netns: '', netnsId: '' },
   ],

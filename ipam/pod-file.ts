@@ -5,7 +5,7 @@
  *      "turn4":{"next":"10.244.1.9","freed":["10.244.1.4"]},"turn6":{"next":null,"freed":[]},
  *      "attachments":[{"containerId":"3f1c…","ifname":"eth0","network":"weft","netns":"/run/netns/cni-1",
  *        "netnsId":"4:4026532281","address4":"10.244.1.2","address6":null,"mac":"02:…",
- *        "pod":{"namespace":"default","name":"web-0"}}]}
+ *        "pod":{"namespace":"default","name":"web-0","labels":{"app":"web"}}}]}
  *
  * What was acknowledged is in the file, whatever ends the process or the machine. What cannot be read
  * is put aside and never overwritten: it may be all that is known of who has which address.
@@ -23,7 +23,14 @@ import {
   parseIpv4,
   parseIpv6,
 } from '../wire/address.ts';
-import { CONTAINER_ID, INTERFACE_NAME, NETNS_PATH, NETWORK_NAME } from '../wire/cni.ts';
+import {
+  CONTAINER_ID,
+  INTERFACE_NAME,
+  LABEL_KEY,
+  LABEL_VALUE,
+  NETNS_PATH,
+  NETWORK_NAME,
+} from '../wire/cni.ts';
 import { formatMac, isUnicastMac, parseMac } from '../wire/mac.ts';
 import { EMPTY_POOL_STATE, type PoolState, type Turn, addressesOf, keyText } from './pod-pool.ts';
 import type { Attachment } from './types.ts';
@@ -166,7 +173,13 @@ const attachmentSchema = z.strictObject({
   address4: z.string().nullable(),
   address6: z.string().nullable(),
   mac: z.string(),
-  pod: z.strictObject({ namespace: z.string(), name: z.string() }).nullable(),
+  pod: z
+    .strictObject({
+      namespace: z.string(),
+      name: z.string(),
+      labels: z.record(z.string().regex(LABEL_KEY), z.string().regex(LABEL_VALUE)).exactOptional(),
+    })
+    .nullable(),
 });
 const stateSchema = z.strictObject({
   version: z.literal(VERSION),
@@ -193,11 +206,17 @@ export function encodeState({ attachments, turn4, turn6 }: PoolState): string {
       address4: attachment.address4 === null ? null : formatAddress(attachment.address4),
       address6: attachment.address6 === null ? null : formatAddress(attachment.address6),
       mac: formatMac(attachment.mac),
-      pod: attachment.pod && { namespace: attachment.pod.namespace, name: attachment.pod.name },
+      pod: attachment.pod && podText(attachment.pod),
     })),
   };
   return `${JSON.stringify(content)}\n`;
 }
+
+const podText = ({ namespace, name, labels }: NonNullable<Attachment['pod']>) => ({
+  namespace,
+  name,
+  ...(labels === undefined ? {} : { labels: { ...labels } }),
+});
 
 /** @throws PodFileCorruptError, PodFileVersionError */
 export function decodeState(text: string, path: string): PoolState {

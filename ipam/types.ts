@@ -62,5 +62,10 @@ export interface Attachment {
   readonly address4: Ipv4 | null;
   readonly address6: Ipv6 | null;
   readonly mac: Mac;
-  readonly pod: { readonly namespace: string; readonly name: string } | null;
+  readonly pod: {
+    readonly namespace: string;
+    readonly name: string;
+    /** What the runtime said of it at ADD; absent: nothing. Not in the alias, so lost with the file. */
+    readonly labels?: Readonly<Record<string, string>>;
+  } | null;
 }

@@ -125,6 +125,9 @@ export interface Rule {
   readonly src: string;
   readonly srclen?: number;
   readonly iif?: string;
+  /** In hexadecimal, both. */
+  readonly fwmark?: string;
+  readonly fwmask?: string;
   readonly table?: string;
   readonly goto?: number;
   readonly protocol?: string;

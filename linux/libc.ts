@@ -71,6 +71,13 @@ export const recvmmsg = bind<
 export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsigned int, int)');
 export const schedYield = bind<[]>('int sched_yield()');
 export const setns = bind<[fd: number, type: number]>('int setns(int, int)');
+export const mmap = bind<
+  [at: number, bytes: number, protection: number, flags: number, fd: number, offset: number]
+>('uintptr_t mmap(uintptr_t, uintptr_t, int, int, int, intptr_t)');
+/** Makes the file longer where it is too short; all of it then has pages. */
+export const fallocate = bind<[fd: number, mode: number, offset: number, bytes: number]>(
+  'int fallocate(int, int, intptr_t, intptr_t)',
+);
 export const fstatfs = bind<[fd: number, at: number]>('int fstatfs(int, uintptr_t)');
 /** Ends the process from any thread; process.abort() is the main thread's only. */
 export const abort = bind<[]>('void abort()');

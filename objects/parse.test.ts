@@ -462,6 +462,11 @@ const wrong: readonly (readonly [string, text: string, ...problems: string[]])[]
     '1 apiVersion: must be networking.k8s.io/v1, is "networking.k8s.io/v2"',
   ],
   ['broken YAML', 'kind: Pod\n\tx: [', /./.source],
+  [
+    'a key twice',
+    `${documentOf('Pod', '')}spec: {}\nspec: {}`,
+    '6 : is not YAML: "spec" stands twice',
+  ],
   ['no name', named('{}'), '3 metadata.name: is missing'],
   ['no metadata', 'apiVersion: v1\nkind: Pod', '1 metadata: is missing'],
   [
@@ -858,6 +863,16 @@ const hostile: readonly (readonly [string, string])[] = [
   ['a kind of Object.prototype', '{"apiVersion":"v1","kind":"constructor"}'],
   ['a list of Object.prototype', '{"apiVersion":"v1","kind":"constructorList","items":[{}]}'],
   ['a prototype', '{"__proto__":{"kind":"Pod","apiVersion":"v1","metadata":{"name":"x"}}}'],
+  [
+    'aliases without end',
+    `${documentOf('Pod', '')}a: &a x\n${Array.from({ length: 10_000 }, (_, at) => `b${at}: *a`).join('\n')}`,
+  ],
+  [
+    'keys without end',
+    `${documentOf('Pod', '')}${Array.from({ length: 30_000 }, (_, at) => `b${at}: &a${at} x`).join('\n')}`,
+  ],
+  ['JSON of 10 MB that breaks off', `{"kind":"${'x'.repeat(1e7)}`],
+  ['YAML of 10 MB', `kind: ${'x'.repeat(1e7)}`],
   ['an unknown tag', 'apiVersion: v1\nkind: !!js/function Pod'],
   ['a key that is a mapping', '? { a: b }\n: c'],
 ];

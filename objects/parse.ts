@@ -29,10 +29,12 @@ type Path = readonly (string | number)[];
 
 /** No object of Kubernetes comes near; what is nested deeper is meant to exhaust a stack. */
 const MAX_DEPTH = 64;
-/** YAML takes some fifty times as long as JSON, and a hundred times its length in memory. */
-const MAX_YAML_CHARACTERS = 32 * 1024 * 1024;
-/** Beyond, JSON's problems have no line. */
+/** A megabyte of YAML takes a second; JSON may be as long as it likes. */
+const MAX_YAML_CHARACTERS = 8 * 1024 * 1024;
+/** Beyond, what is wrong with JSON has no line. */
 const MAX_LINES_OF_CHARACTERS = 1024 * 1024;
+/** Each makes the parser look through the document. */
+const MAX_ALIASES = 1000;
 const MAX_PROBLEMS_PER_OBJECT = 16;
 
 /** One document, and where its values stand. */
@@ -180,6 +182,10 @@ function* sourcesOf(
       value = JSON.parse(text);
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
+      if (text.length > MAX_LINES_OF_CHARACTERS) {
+        refuse(file, `is not JSON: ${shortOf(error)}`);
+        return;
+      }
       // Braces begin YAML as well, and YAML says the line.
       yield* yamlSources(text, file, refuse);
       return;
@@ -220,6 +226,8 @@ function* yamlSources(
       lineCounter,
       prettyErrors: false,
       merge: true,
+      // It compares each key with each: see flawOf.
+      uniqueKeys: false,
       logLevel: 'error',
     });
     for (const document of documents) {
@@ -229,6 +237,11 @@ function* yamlSources(
         continue;
       }
       const { contents } = document;
+      const flaw = flawOf(document);
+      if (flaw !== null) {
+        refuse(lineAt(flaw.at), `is not YAML: ${flaw.reason}`);
+        continue;
+      }
       // Comments alone, or nothing between two lines of ---.
       if (contents === null) continue;
       const start = contents.range?.[0] ?? 0;
@@ -254,6 +267,34 @@ function* yamlSources(
     if (!(error instanceof RangeError)) throw error;
     refuse(file, 'is nested too deep');
   }
+}
+
+/** A key that stands twice in one mapping, or more aliases than anybody writes. */
+function flawOf(document: Yaml.Document.Parsed): { at: number; reason: string } | null {
+  const { isScalar, visit } = yaml();
+  const flaws: { at: number; reason: string }[] = [];
+  let aliases = 0;
+  visit(document, {
+    Map: (_, { items }) => {
+      const seen = new Set<unknown>();
+      for (const { key } of items) {
+        if (!isScalar(key) || key.value === '<<') continue;
+        if (!seen.has(key.value)) {
+          seen.add(key.value);
+          continue;
+        }
+        flaws.push({ at: key.range?.[0] ?? 0, reason: `${show(key.value)} stands twice` });
+        return visit.BREAK;
+      }
+      return undefined;
+    },
+    Alias: (_, { range }) => {
+      if (++aliases <= MAX_ALIASES) return undefined;
+      flaws.push({ at: range?.[0] ?? 0, reason: `has more than ${MAX_ALIASES} aliases` });
+      return visit.BREAK;
+    },
+  });
+  return flaws[0] ?? null;
 }
 
 /** Aliases and merges are followed here; what is wrong with them has errors of all kinds. */

@@ -36,6 +36,8 @@ import {
 } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, readUdpLength } from '../wire/udp.ts';
 import { Counter } from './counters.ts';
+import type { Flows } from './flows.ts';
+import type { HeldFragments } from './held-fragments.ts';
 import { pseudoSum } from './pseudo-header.ts';
 import type { Peers } from './peers.ts';
 import { type DatagramSink, createSegmenter } from './segment.ts';
@@ -85,6 +87,9 @@ export function createCoalescer(
   peers: Peers,
   writer: TunWriter,
   offloads: Offloads,
+  /** Null: nothing is decided or translated. */
+  decisions: Flows | null = null,
+  held: HeldFragments | null = null,
 ): Coalescer {
   const { view } = arena;
   const coalesceTcp = offloads.coalesce && offloads.tunTso;
@@ -128,7 +133,8 @@ export function createCoalescer(
     if (header === 0 || (isV4 && isFragment(view, ip))) {
       // No ports to go by. Fragments may belong to any open flow of these hosts: keep the order.
       flush();
-      count(writer.single(ip, bytes, 0, 0, 0), 1);
+      count(single(ip, bytes, 0, 0, 0), 1);
+      if (held !== null) releaseHeld(held);
       return;
     }
     const flags = checksumState(ip, transport, transportBytes, protocol, header);
@@ -147,7 +153,7 @@ export function createCoalescer(
     if (!isMergeable(protocol, transport, payload, ipHeader, isV4, flags)) {
       if (flow !== null) close(flow);
       const csumOffset = protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
-      count(writer.single(ip, bytes, flags, ipHeader, csumOffset), 1);
+      count(single(ip, bytes, flags, ipHeader, csumOffset), 1);
       return;
     }
     if (flow !== null) {
@@ -158,6 +164,35 @@ export function createCoalescer(
       close(flow);
     }
     begin(ip, hash, ipHeader, header, protocol, payload, flags);
+  }
+
+  /** Once for all the segments that were merged; what is merged gets its checksum's sum afterwards. */
+  function decide(ip: number, bytes: number, unfinished: boolean): Drop {
+    return decisions === null ? Drop.none : decisions.inbound(ip, ip + bytes, unfinished);
+  }
+
+  function single(
+    ip: number,
+    bytes: number,
+    flags: number,
+    csumStart: number,
+    csumOffset: number,
+  ): Drop {
+    const verdict = decide(ip, bytes, flags === VNET_NEEDS_CSUM);
+    if (verdict === Drop.none) return writer.single(ip, bytes, flags, csumStart, csumOffset);
+    if (verdict === Drop.fragment && held !== null && decisions!.isEarly()) {
+      if (held.keep(decisions!.packet, ip - VNET_HEADER_BYTES, bytes)) return Drop.none;
+    }
+    return verdict;
+  }
+
+  /** The first fragment of their datagram may have passed. */
+  function releaseHeld(fragments: HeldFragments): void {
+    for (let at = fragments.next(); at >= 0; at = fragments.next()) {
+      const drop = single(at + VNET_HEADER_BYTES, fragments.bytes(), 0, 0, 0);
+      if (drop !== Drop.none) fragments.spoil(drop);
+    }
+    fragments.settle();
   }
 
   /** VNET_NEEDS_CSUM: unfinished. VNET_DATA_VALID: right. 0: wrong, absent, or not looked at. */
@@ -344,7 +379,7 @@ export function createCoalescer(
     flow.ip = 0;
     if (segments === 1) {
       const csumOffset = protocol === PROTOCOL_TCP ? TCP_CHECKSUM : UDP_CHECKSUM;
-      count(writer.single(ip, flow.bytes, flow.flags, ipHeader, csumOffset), 1);
+      count(single(ip, flow.bytes, flow.flags, ipHeader, csumOffset), 1);
       return;
     }
     const transportBytes = flow.bytes - ipHeader;
@@ -355,6 +390,11 @@ export function createCoalescer(
       view.setUint16(ip + 4, transportBytes);
     }
     if (protocol === PROTOCOL_UDP) view.setUint16(ip + ipHeader + 4, transportBytes);
+    const verdict = decide(ip, flow.bytes, true);
+    if (verdict !== Drop.none) {
+      count(verdict, segments);
+      return;
+    }
     writeGsoHeader(ip, ipHeader, protocol, flow.header, flow.bytes, flow.segmentBytes);
     count(writer.gathered(flow.gather, flow.bytes), segments);
   }
@@ -390,6 +430,11 @@ export function createCoalescer(
     bytes: number,
     piece: number,
   ): void {
+    const verdict = decide(ip, bytes, true);
+    if (verdict !== Drop.none) {
+      count(verdict, 1);
+      return;
+    }
     if (protocol === PROTOCOL_TCP ? offloads.tunTso : offloads.tunUso) {
       writeGsoHeader(ip, ipHeader, protocol, ipHeader + header, bytes, piece);
       large.begin(ip, bytes);

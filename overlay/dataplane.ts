@@ -18,14 +18,23 @@ import {
 import { type IpAddress, familyOf } from '../wire/address.ts';
 import { createCounters, sumCounters } from './counters.ts';
 import {
+  type FlowMemory,
+  closeFlowMemory,
+  flowStats,
+  openFlowMemory,
+  sweepFlows,
+} from './flow-memory.ts';
+import {
   CONTROL_GENERATION,
+  CONTROL_INSTALLED,
   CONTROL_NO_TUNNEL,
   CONTROL_STOP,
   CONTROL_WORDS,
   type SendingSockets,
 } from './loop.ts';
 import { type ProbeOptions, acceptLocalSources, tunnelTapName } from './probe.ts';
-import { compileSnapshot, overheadBytes } from './snapshot.ts';
+import { createSharedParts } from './shared-parts.ts';
+import { type Snapshot, compileSnapshot, overheadBytes } from './snapshot.ts';
 import type { Dataplane, DataplaneOptions, Offloads, OverlayState, Peer } from './types.ts';
 import type { WorkerMessage, WorkerStart, WorkerTask } from './worker.ts';
 
@@ -34,6 +43,9 @@ const SOURCE_PORTS = 4;
 /** So many peers' path MTUs are looked up, so often: 10 us each. */
 const PATH_MTU_PEERS = 16;
 const PATH_MTU_INTERVAL_MS = 250;
+/** The whole flow table is looked through for what has expired in so many turns of a second each. */
+const SWEEP_TURNS = 30;
+const SWEEP_INTERVAL_MS = 1000;
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -142,53 +154,74 @@ async function open(
           flows: Array.from({ length: SOURCE_PORTS }, () => sender(address, false)),
           fragmenting: sender(address, true),
         };
+  const flows =
+    options.flows === null
+      ? null
+      : {
+          memory: openFlowMemory(options.flows.path, options.flows.maxFlows),
+          loose: options.flows.loose,
+        };
   const tap = wanted.tunnelGso ? openTap(options) : null;
   fds.push(...(tap?.fds ?? []));
-  const starts = tun.fds.map((tunFd, index): Omit<WorkerStart, 'control' | 'snapshots'> => {
-    const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
-    fds.push(wakeFd);
-    return {
-      tunFd,
-      receiver4: receiver(options.underlay4),
-      receiver6: receiver(options.underlay6),
-      senders4: senders(options.underlay4),
-      senders6: senders(options.underlay6),
-      tunnel:
-        tap === null
-          ? null
-          : {
-              tapFd: tap.fds[index]!,
-              macHigh: tap.macHigh,
-              macLow: tap.macLow,
-              source: options.underlay4!,
-            },
-      wakeFd,
-      port,
-      offloads,
-      counters: createCounters(),
-    };
-  });
+  const starts = tun.fds.map(
+    (tunFd, index): Omit<WorkerStart, 'index' | 'control' | 'snapshots'> => {
+      const wakeFd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+      if (wakeFd < 0) throw new SystemCallError('creating an eventfd', errno());
+      fds.push(wakeFd);
+      return {
+        tunFd,
+        receiver4: receiver(options.underlay4),
+        receiver6: receiver(options.underlay6),
+        senders4: senders(options.underlay4),
+        senders6: senders(options.underlay6),
+        tunnel:
+          tap === null
+            ? null
+            : {
+                tapFd: tap.fds[index]!,
+                macHigh: tap.macHigh,
+                macLow: tap.macLow,
+                source: options.underlay4!,
+              },
+        wakeFd,
+        port,
+        offloads,
+        counters: createCounters(),
+        flows,
+      };
+    },
+  );
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
   const wakeFds = starts.map(({ wakeFd }) => wakeFd);
   const snapshotPorts = starts.map((start, index) => {
     const { port1, port2 } = new MessageChannel();
     const thread = threads[index]!;
     thread.report = options.report;
-    const message: WorkerStart = { ...start, control, snapshots: port2 };
+    const message: WorkerStart = { ...start, index, control, snapshots: port2 };
     thread.worker.postMessage(message, [port2]);
     return port1;
   });
   await Promise.all(threads.map(({ ready }) => ready));
   const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
+  const parts = createSharedParts(() =>
+    starts.reduce(
+      (least, _, index) => Math.min(least, Atomics.load(control, CONTROL_INSTALLED + index)),
+      Infinity,
+    ),
+  );
+  const inSharedMemory = ({ policy, services, ...rest }: Snapshot): Snapshot => ({
+    ...parts.place('rest', rest, rest.generation),
+    policy: parts.place('policy', policy, rest.generation),
+    services: parts.place('services', services, rest.generation),
+  });
 
   const announce = (): void => {
     Atomics.add(control, CONTROL_GENERATION, 1);
     for (const wakeFd of wakeFds) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
   };
   const publish = (state: OverlayState): void => {
-    const snapshot = compileSnapshot(state, port, generation + 1, pathMtus.of);
+    const snapshot = inSharedMemory(compileSnapshot(state, port, generation + 1, pathMtus.of));
     generation++;
     last = state;
     for (const port of snapshotPorts) port.postMessage(snapshot);
@@ -198,6 +231,10 @@ async function open(
     if (last !== null && pathMtus.look(last)) publish(last);
   }, PATH_MTU_INTERVAL_MS);
   watchPathMtus.unref();
+  const sweep = setInterval(() => {
+    if (flows !== null) sweepFlows(flows.memory, Math.ceil(flows.memory.maxFlows / SWEEP_TURNS));
+  }, SWEEP_INTERVAL_MS);
+  sweep.unref();
 
   return {
     offloads: inUse,
@@ -209,16 +246,30 @@ async function open(
     },
     counters: () => ({
       ...sumCounters(starts.map(({ counters }) => counters)),
+      ...(flows === null ? {} : flowCounters(flows.memory)),
       'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
       'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
     stop: async () => {
       clearInterval(watchPathMtus);
+      clearInterval(sweep);
       Atomics.store(control, CONTROL_STOP, 1);
       announce();
       await Promise.all(threads.map(({ exited }) => exited));
       for (const fd of fds) closeSync(fd);
+      if (flows !== null) closeFlowMemory(flows.memory);
     },
+  };
+}
+
+/** Flows that are known now, and what became of others since the start. */
+function flowCounters(memory: FlowMemory): Record<string, number> {
+  const { flows, inserted, evicted, expired } = flowStats(memory);
+  return {
+    flows,
+    'flows.new': inserted,
+    'flows.evicted': evicted,
+    'flows.expired': expired,
   };
 }
 

@@ -6,7 +6,8 @@
  * The kernel has routed the packet here, so its TTL is already decremented, and the outer header gets
  * one of its own. Whether a source of ours is the sender's own, the host has looked at before; what is
  * checked here besides is what a peer would check, so that a drop is counted where an operator looks
- * first. The source is looked at first, then who has the destination:
+ * first. The source is looked at first, then what its flow says (flows.ts), which may put another
+ * destination or source in, then who has the destination:
  *
  *     source           local pod, .0   own subnet  peer       overlay  outside
  *     own subnet       back            noPod       to it (1)  noPeer   back
@@ -14,7 +15,8 @@
  *     overlay          notOurSource
  *     outside          back (2)        notOurSource
  *
- * (1) by VXLAN; back if it is direct. (2) to a pod only: the host does not route its own `.0` to us.
+ * (1) by VXLAN; back if it is direct. (2) to a pod only, or as a Service's client: the host does not
+ * route its own `.0` to us.
  * @see RFC 7348 section 5; test/packets/ways.test.ts, test/packets/egress.test.ts
  */
 import type { Arena } from '../linux/arena.ts';
@@ -57,6 +59,8 @@ import {
   readTrafficClass,
 } from '../wire/ipv6.ts';
 import { UDP_HEADER_BYTES } from '../wire/udp.ts';
+import type { Flows } from './flows.ts';
+import type { HeldFragments } from './held-fragments.ts';
 import type { IcmpErrors } from './icmp-errors.ts';
 import type { Peers } from './peers.ts';
 import { type Segmenter, writeEncapsulation } from './segment.ts';
@@ -94,10 +98,34 @@ export function createEgress(
   queues6: UnderlayQueues | null,
   /** The way for large TCP packets over IPv4, or null: they are cut here. */
   tunnel: TunnelGso | null,
+  /** Null: nothing is decided or translated. */
+  flows: Flows | null = null,
+  held: HeldFragments | null = null,
 ): Egress {
   const { view, words } = arena;
 
+  let isHeld = false;
+
   function egress(at: number, bytes: number): Drop {
+    const drop = carry(at, bytes);
+    if (isHeld) {
+      isHeld = false;
+      return Drop.none;
+    }
+    if (held !== null) releaseHeld(held);
+    return drop;
+  }
+
+  /** The first fragment of their datagram may have passed. */
+  function releaseHeld(fragments: HeldFragments): void {
+    for (let at = fragments.next(); at >= 0; at = fragments.next()) {
+      const drop = carry(at, fragments.bytes());
+      if (isHeld) isHeld = false;
+      else if (drop !== Drop.none) fragments.spoil(drop);
+    }
+  }
+
+  function carry(at: number, bytes: number): Drop {
     const ip = at + VNET_HEADER_BYTES;
     const version = bytes > 0 ? view.getUint8(ip) >>> 4 : 0;
     if (version === 4) return egress4(at, ip, ip + bytes);
@@ -113,6 +141,13 @@ export function createEgress(
     if (isMulticast4(view, destination)) return Drop.multicast;
     if (isMartian4(view, destination)) return Drop.martian;
     if (!peers.isOwn4(ip + IPV4_SOURCE)) return fromOthers4(at, ip, end);
+    const verdict = decide(at, ip, end);
+    return verdict === Drop.none ? route4(at, ip, end) : verdict;
+  }
+
+  /** By the destination: the source is ours, or was before an answer was translated back. */
+  function route4(at: number, ip: number, end: number): Drop {
+    const destination = ip + IPV4_DESTINATION;
     const total = readTotalLength(view, ip);
     if (peers.isOwn4(destination)) return deliver4(at, ip, end);
     const peer = peers.of4(destination);
@@ -140,6 +175,12 @@ export function createEgress(
     if (isMulticast6(view, destination)) return Drop.multicast;
     if (isMartian6(view, destination)) return Drop.martian;
     if (!peers.isOwn6(ip + IPV6_SOURCE)) return fromOthers6(at, ip, end);
+    const verdict = decide(at, ip, end);
+    return verdict === Drop.none ? route6(at, ip, end) : verdict;
+  }
+
+  function route6(at: number, ip: number, end: number): Drop {
+    const destination = ip + IPV6_DESTINATION;
     const total = readPayloadLength(view, ip) + IPV6_HEADER_BYTES;
     if (peers.isOwn6(destination)) return deliver6(at, ip, end);
     const peer = peers.of6(destination);
@@ -156,6 +197,15 @@ export function createEgress(
     const ecn = readTrafficClass(view, ip) & ECN_MASK;
     const hop = peers.hopOf(peer) + HOP_BYTES;
     return send(at, ip, IPV6_HEADER_BYTES, total, hop, hash, ecn, false, IPV6_MTU_MIN);
+  }
+
+  function decide(at: number, ip: number, end: number): Drop {
+    if (flows === null) return Drop.none;
+    const verdict = flows.outbound(ip, end, (readVnetFlags(view, at) & VNET_NEEDS_CSUM) !== 0);
+    if (verdict === Drop.fragment && held !== null && flows.isEarly()) {
+      isHeld = held.keep(flows.packet, at, end - ip);
+    }
+    return verdict;
   }
 
   /** Into our own subnet. */
@@ -183,13 +233,21 @@ export function createEgress(
     if (isMulticast4(view, source) || isMartian4(view, source)) return Drop.martian;
     const peer = peers.of4(source);
     if (peer < 0) {
-      if (peers.isOverlay4(source) || !peers.isPod4(ip + IPV4_DESTINATION)) {
-        return Drop.notOurSource;
-      }
+      if (peers.isOverlay4(source)) return Drop.notOurSource;
+      const verdict = decide(at, ip, end);
+      if (verdict !== Drop.none) return verdict;
+      // A Service's client that its backend is to answer through us.
+      if (peers.isOwn4(source)) return route4(at, ip, end);
+      if (!peers.isPod4(ip + IPV4_DESTINATION)) return Drop.notOurSource;
       return writer.backLocal(at, end - ip);
     }
     if (!peers.isDirect4(peer) || !peers.isOwn4(ip + IPV4_DESTINATION)) return Drop.notOurSource;
-    return peers.current().forwarding ? deliver4(at, ip, end) : Drop.notForwarding;
+    if (!peers.current().forwarding) return Drop.notForwarding;
+    const verdict = decide(at, ip, end);
+    if (verdict !== Drop.none) return verdict;
+    // An answer to a client outside, translated back.
+    if (!peers.isOwn4(ip + IPV4_DESTINATION)) return writer.backToHost(at, end - ip);
+    return deliver4(at, ip, end);
   }
 
   function fromOthers6(at: number, ip: number, end: number): Drop {
@@ -197,13 +255,19 @@ export function createEgress(
     if (isMulticast6(view, source) || isMartian6(view, source)) return Drop.martian;
     const peer = peers.of6(source);
     if (peer < 0) {
-      if (peers.isOverlay6(source) || !peers.isPod6(ip + IPV6_DESTINATION)) {
-        return Drop.notOurSource;
-      }
+      if (peers.isOverlay6(source)) return Drop.notOurSource;
+      const verdict = decide(at, ip, end);
+      if (verdict !== Drop.none) return verdict;
+      if (peers.isOwn6(source)) return route6(at, ip, end);
+      if (!peers.isPod6(ip + IPV6_DESTINATION)) return Drop.notOurSource;
       return writer.backLocal(at, end - ip);
     }
     if (!peers.isDirect6(peer) || !peers.isOwn6(ip + IPV6_DESTINATION)) return Drop.notOurSource;
-    return peers.current().forwarding ? deliver6(at, ip, end) : Drop.notForwarding;
+    if (!peers.current().forwarding) return Drop.notForwarding;
+    const verdict = decide(at, ip, end);
+    if (verdict !== Drop.none) return verdict;
+    if (!peers.isOwn6(ip + IPV6_DESTINATION)) return writer.backToHost(at, end - ip);
+    return deliver6(at, ip, end);
   }
 
   /** To a peer that the host has a route to. */

@@ -4,24 +4,37 @@
  * Runs per packet: no await, no allocation, no throw.
  * Not per packet: onGsoRefused.
  */
+import { bootTimeMs } from '../ipam/clock.ts';
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv, schedYield } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
 import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
+import { createPolicyLookup } from '../policy/table.ts';
+import { createServiceLookup } from '../service/table.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import { createCoalescer } from './coalesce.ts';
 import { Counter } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
+import { type FlowMemory, createFlowTable } from './flow-table.ts';
+import { createFlows } from './flows.ts';
+import { createHeldFragments } from './held-fragments.ts';
 import { createIcmpErrors } from './icmp-errors.ts';
 import { createIngress } from './ingress.ts';
 import { type Peers, createPeers } from './peers.ts';
 import { type Receiver, createReceiver } from './receiver.ts';
+import { createRejects } from './rejects.ts';
 import { createSegmenter } from './segment.ts';
 import { type Sender, type SenderOptions, createSender } from './sender.ts';
-import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_MTU, overheadBytes } from './snapshot.ts';
+import {
+  ENCAPSULATION_BYTES,
+  HOP_ADDRESS,
+  HOP_MTU,
+  type Snapshot,
+  overheadBytes,
+} from './snapshot.ts';
 import { type TunnelOptions, createTunnelGso } from './tunnel-gso.ts';
 import { createTunWriter } from './tun-writer.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
@@ -47,7 +60,10 @@ export const CONTROL_STOP = 0;
 export const CONTROL_GENERATION = 1;
 /** Not 0: the tunnel TAP is not to be used. */
 export const CONTROL_NO_TUNNEL = 2;
-export const CONTROL_WORDS = 3;
+/** One of each worker, by its index: the generation of the snapshot that it has installed last. */
+export const CONTROL_INSTALLED = 3;
+const WORKERS_MAX = 64;
+export const CONTROL_WORDS = CONTROL_INSTALLED + WORKERS_MAX;
 
 /** What a worker sends from in one underlay family. */
 export interface SendingSockets {
@@ -73,9 +89,18 @@ export interface LoopOptions {
   readonly offloads: Offloads;
   readonly counters: Float64Array;
   readonly control: Int32Array;
-  /** Called between batches when the control block's generation has moved. */
-  readonly onChange: (peers: Peers) => void;
+  /** Null: no flows are tracked; Services and policy count for nothing. */
+  readonly flows: FlowOptions | null;
+  /** Called between batches when the control block's generation has moved; hands on what was published. */
+  readonly onChange: (install: (snapshot: Snapshot) => void) => void;
   readonly report: (event: DataplaneEvent) => void;
+}
+
+/** The flow table, and how it is used. */
+export interface FlowOptions {
+  readonly memory: FlowMemory;
+  /** Established flows go on whatever a new policy says of them. */
+  readonly loose: boolean;
 }
 
 /** The TUN is gone or cannot be read: this worker carries no traffic any more. */
@@ -104,7 +129,35 @@ export function createLoop(options: LoopOptions): Loop {
   const vnetHeader = offloads.tunTso;
   const writer = createTunWriter(arena, counters, checksum, tunFd, vnetHeader);
   const icmp = createIcmpErrors(arena, counters, checksum, peers, writer, () => performance.now());
-  const coalescer = createCoalescer(arena, counters, checksum, peers, writer, offloads);
+  const policy = createPolicyLookup(view);
+  const services = createServiceLookup(view);
+  const table = options.flows === null ? null : createFlowTable(view, options.flows.memory);
+  const isTracking = table !== null;
+  const heldOut = isTracking ? createHeldFragments(arena, counters, Counter.egressAccepted) : null;
+  const heldIn = isTracking ? createHeldFragments(arena, counters, Counter.tunDelivered) : null;
+  const flows =
+    options.flows === null || table === null
+      ? null
+      : createFlows(arena, peers, {
+          table,
+          policy,
+          services,
+          rejects: createRejects(arena, checksum, icmp, writer),
+          loose: options.flows.loose,
+          heldOut,
+          heldIn,
+        });
+  if (flows !== null) icmp.onError(flows.ownError);
+  const coalescer = createCoalescer(
+    arena,
+    counters,
+    checksum,
+    peers,
+    writer,
+    offloads,
+    flows,
+    heldIn,
+  );
   let isGsoRefused = false;
   const senders: Sender[] = [];
   const queues4 = options.senders4 === null ? null : createQueues(options.senders4, 4);
@@ -121,6 +174,8 @@ export function createLoop(options: LoopOptions): Loop {
     queues4,
     queues6,
     tunnel,
+    flows,
+    heldOut,
   );
   const receivers: Receiver[] = [];
   const pollFds = [tunFd, options.wakeFd];
@@ -150,6 +205,12 @@ export function createLoop(options: LoopOptions): Loop {
   let generation = 0;
   let skip = 0;
   let backOff = 1;
+
+  function openSnapshot(snapshot: Snapshot): void {
+    peers.install(snapshot);
+    policy.install(snapshot.policy);
+    services.install(snapshot.services);
+  }
 
   function createQueues(sockets: SendingSockets, family: Family): UnderlayQueues {
     return {
@@ -224,6 +285,7 @@ export function createLoop(options: LoopOptions): Loop {
   function flushSenders(): void {
     for (let i = 0; i < senders.length; i++) senders[i]!.flush();
     segmenter.reset();
+    heldOut?.settle();
   }
 
   /** Takes a batch from the TUN. */
@@ -283,10 +345,11 @@ export function createLoop(options: LoopOptions): Loop {
     if (published !== generation) {
       generation = published;
       tunnel?.enable(Atomics.load(control, CONTROL_NO_TUNNEL) === 0);
-      options.onChange(peers);
+      options.onChange(openSnapshot);
     }
     if (wait(timeoutMs) <= 0) return false;
     counters[Counter.wakeups]!++;
+    table?.setNow(Math.floor(bootTimeMs() / 1000));
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();
     else if ((tun & POLL_FAILED) !== 0) openFailure();

@@ -16,7 +16,7 @@ import {
 import { parseMac } from '../wire/mac.ts';
 import { toVni } from '../wire/vxlan.ts';
 import { createPeers } from './peers.ts';
-import { HOP_BYTES, HOP_MTU, compileSnapshot } from './snapshot.ts';
+import { HOP_BYTES, HOP_MTU, PLAIN_OVERLAY, compileSnapshot } from './snapshot.ts';
 import type { OverlayState, Peer } from './types.ts';
 
 const arena = createArena(2 << 20);
@@ -63,6 +63,7 @@ function stateOf(
 ): OverlayState {
   const count = Math.max(blocks4.length, blocks6.length);
   return {
+    ...PLAIN_OVERLAY,
     vni: toVni(1),
     subnet4: own[0],
     subnet6: own[1],

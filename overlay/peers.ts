@@ -29,6 +29,9 @@ export interface Peers {
   /** A pod of ours has it. */
   readonly isPod4: (at: number) => boolean;
   readonly isPod6: (at: number) => boolean;
+  /** The host itself has it, on another interface than ours. */
+  readonly isHost4: (at: number) => boolean;
+  readonly isHost6: (at: number) => boolean;
   /** It lies in the overlay network, whoever has it. */
   readonly isOverlay4: (at: number) => boolean;
   readonly isOverlay6: (at: number) => boolean;
@@ -55,7 +58,7 @@ export function createPeers(arena: Arena): Peers {
   const hopsAt = arena.take(PEERS_MAX * 2 * HOP_BYTES, 'next hops');
   let snapshot = EMPTY_SNAPSHOT;
   let { ranges4, ranges6, sources, allSources4, allSources6, own4, own6 } = EMPTY_SNAPSHOT;
-  let { network4, network6, pods4, pods6, direct } = EMPTY_SNAPSHOT;
+  let { network4, network6, pods4, pods6, nodes4, nodes6, direct } = EMPTY_SNAPSHOT;
 
   /** -1, 0 or 1: the IPv6 address at `at` against the four words of `table` at `index`. */
   function compare6(at: number, table: Uint32Array, index: number): number {
@@ -158,6 +161,14 @@ export function createPeers(arena: Arena): Peers {
     return isAmong6(pods6, at);
   }
 
+  function isHost4(at: number): boolean {
+    return isAmong4(nodes4, at);
+  }
+
+  function isHost6(at: number): boolean {
+    return isAmong6(nodes6, at);
+  }
+
   function isOwn4(at: number): boolean {
     return isWithin4(own4, at);
   }
@@ -202,7 +213,7 @@ export function createPeers(arena: Arena): Peers {
     arena.bytes.set(next.hops, hopsAt);
     snapshot = next;
     ({ ranges4, ranges6, sources, allSources4, allSources6, own4, own6 } = next);
-    ({ network4, network6, pods4, pods6, direct } = next);
+    ({ network4, network6, pods4, pods6, nodes4, nodes6, direct } = next);
   }
 
   return {
@@ -214,6 +225,8 @@ export function createPeers(arena: Arena): Peers {
     isNode6,
     isPod4,
     isPod6,
+    isHost4,
+    isHost6,
     isOverlay4,
     isOverlay6,
     isDirect4,

@@ -30,7 +30,7 @@ import { createPeers } from './peers.ts';
 import { pseudoSum4 } from './pseudo-header.ts';
 import { createReceiver } from './receiver.ts';
 import { createSender } from './sender.ts';
-import { ENCAPSULATION_BYTES, compileSnapshot } from './snapshot.ts';
+import { ENCAPSULATION_BYTES, PLAIN_OVERLAY, compileSnapshot } from './snapshot.ts';
 import { TUNNEL_HEADROOM_BYTES, createTunnelGso } from './tunnel-gso.ts';
 import type { DataplaneOptions, Offloads } from './types.ts';
 
@@ -180,6 +180,7 @@ function withMirror<T>(address: IpAddress, gro: boolean, run: (mirror: Mirror) =
     peers.install(
       compileSnapshot(
         {
+          ...PLAIN_OVERLAY,
           vni: toVni(1),
           subnet4: null,
           subnet6: null,

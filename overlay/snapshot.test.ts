@@ -10,6 +10,7 @@ import {
   HOP_FAMILY,
   HOP_MTU,
   PEERS_MAX,
+  PLAIN_OVERLAY,
   SnapshotError,
   compileSnapshot,
 } from './snapshot.ts';
@@ -36,6 +37,7 @@ function peerOf(
 }
 
 const stateOf = (...peers: readonly Peer[]): OverlayState => ({
+  ...PLAIN_OVERLAY,
   vni: toVni(7),
   subnet4: parseCidr('10.244.1.0/24') as Cidr4,
   subnet6: null,
@@ -163,6 +165,14 @@ test('pods in order; those of an earlier lease and the node itself are passed ov
   t.deepEqual([...pods6], [0xfd000001, 0, 0, 2, 0xfd000001, 0, 0, 0x200]);
   const without = compileSnapshot({ ...state, subnet4: null, subnet6: null, pods }, 8472, 1);
   t.is(without.pods4.length + without.pods6.length, 0);
+});
+
+test("the host's own addresses in order, by family", (t) => {
+  const texts = ['192.0.2.9', '2001:db8::9', '10.0.0.1', '2001:db8::1'];
+  const nodeAddresses = texts.map((text) => parseAddress(text));
+  const { nodes4, nodes6 } = compileSnapshot({ ...stateOf(), nodeAddresses }, 8472, 1);
+  t.deepEqual([...nodes4], [0x0a000001, 0xc0000209]);
+  t.deepEqual([...nodes6], [0x20010db8, 0, 0, 1, 0x20010db8, 0, 0, 9]);
 });
 
 test("a path's MTU below the TUN's counts, one above does not", (t) => {

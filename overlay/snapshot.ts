@@ -12,6 +12,8 @@ import {
 } from '../wire/ethernet.ts';
 import { VXLAN_HEADER_BYTES, writeVxlan } from '../wire/vxlan.ts';
 import { SOCKADDR_BYTES, writeSockaddr } from '../linux/udp.ts';
+import { EMPTY_POLICY_TABLE, type PolicyTable } from '../policy/table.ts';
+import { EMPTY_SERVICE_TABLE, type ServiceTable } from '../service/table.ts';
 import type { NextHop, OverlayState, Peer } from './types.ts';
 
 /** VXLAN and inner Ethernet headers: what stands before every inner IP packet. */
@@ -73,6 +75,12 @@ export interface Snapshot {
   /** Two next hops per peer, HOP_BYTES each. */
   readonly hops: Uint8Array;
   readonly peerNames: readonly string[];
+  /** The host's own addresses in ascending order: one word, or four, each. */
+  readonly nodes4: Uint32Array;
+  readonly nodes6: Uint32Array;
+  readonly policyReady: boolean;
+  readonly policy: PolicyTable;
+  readonly services: ServiceTable;
 }
 
 export const RANGE4_WORDS = 3;
@@ -103,6 +111,22 @@ export const EMPTY_SNAPSHOT: Snapshot = {
   allSources6: Uint32Array.of(),
   hops: Uint8Array.of(),
   peerNames: [],
+  nodes4: Uint32Array.of(),
+  nodes6: Uint32Array.of(),
+  policyReady: false,
+  policy: EMPTY_POLICY_TABLE,
+  services: EMPTY_SERVICE_TABLE,
+};
+
+/** Neither policies nor Services: what a state says that knows of none. */
+export const PLAIN_OVERLAY: Pick<
+  OverlayState,
+  'nodeAddresses' | 'policyReady' | 'policy' | 'services'
+> = {
+  nodeAddresses: [],
+  policyReady: true,
+  policy: EMPTY_POLICY_TABLE,
+  services: EMPTY_SERVICE_TABLE,
 };
 
 /** Nodes contradict each other or themselves, or there are more than the arena has room for. */
@@ -170,6 +194,11 @@ export function compileSnapshot(
     allSources6: sortedWords(peers.flatMap((peer) => peer.addresses.filter(isBigInt))),
     hops,
     peerNames: peers.map((peer) => peer.name),
+    nodes4: sortedWords(state.nodeAddresses.filter(isNumber)),
+    nodes6: sortedWords(state.nodeAddresses.filter(isBigInt)),
+    policyReady: state.policyReady,
+    policy: state.policy,
+    services: state.services,
   };
 }
 

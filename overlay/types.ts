@@ -1,4 +1,6 @@
 /** What the packet path is told, and what it tells. Plain values: they cross to the workers by copy. */
+import type { PolicyTable } from '../policy/table.ts';
+import type { ServiceTable } from '../service/table.ts';
 import type { IpAddress, Ipv4, Ipv6 } from '../wire/address.ts';
 import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
@@ -51,6 +53,16 @@ export interface OverlayState {
    */
   readonly pods: readonly IpAddress[];
   readonly peers: readonly Peer[];
+  /** Addresses that this host's interfaces have; the pods' and `.0` of our subnets are not among them. */
+  readonly nodeAddresses: readonly IpAddress[];
+  /**
+   * False before policies and Services were listed for the first time: nothing is forwarded to pods or
+   * from them. True where there are none to list.
+   */
+  readonly policyReady: boolean;
+  /** Swapped when it has changed: the same object is not copied to the workers again. */
+  readonly policy: PolicyTable;
+  readonly services: ServiceTable;
 }
 
 /** How far the packet path may climb; each is tested at start and dropped if the kernel cannot do it. */
@@ -84,6 +96,15 @@ export interface DataplaneOptions {
   /** Outer UDP destination port, ours and the peers'. */
   readonly port: number;
   readonly offloads: Offloads;
+  /** Null: no flows are tracked, and neither Services nor policy count for anything. */
+  readonly flows: {
+    /** A file on a tmpfs, so that flows outlive the process; null: they end with it. */
+    readonly path: string | null;
+    /** Entries, 1..4194304; 128 bytes each and 16 of index. */
+    readonly maxFlows: number;
+    /** Established flows go on whatever a changed policy says of them. */
+    readonly loose: boolean;
+  } | null;
   /** Told once per event, never per packet: a rung that was dropped, a worker that died. */
   readonly report: (event: DataplaneEvent) => void;
 }

@@ -10,7 +10,7 @@ import {
   receiveMessageOnPort,
   workerData,
 } from 'node:worker_threads';
-import { type LoopOptions, createLoop } from './loop.ts';
+import { CONTROL_INSTALLED, type LoopOptions, createLoop } from './loop.ts';
 import { type ProbeOptions, probeOffloads } from './probe.ts';
 import type { Snapshot } from './snapshot.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
@@ -24,6 +24,8 @@ export interface WorkerTask {
 export interface WorkerStart extends Omit<LoopOptions, 'onChange' | 'report'> {
   /** Snapshots arrive here; read between batches, without the event loop. */
   readonly snapshots: MessagePort;
+  /** Its number, from 0. */
+  readonly index: number;
 }
 
 export interface Probed {
@@ -41,11 +43,11 @@ if (probe !== null) {
   const offloads = probeOffloads({ ...probe, report });
   parentPort!.postMessage({ kind: 'probed', offloads } satisfies Probed);
 }
-const [{ snapshots, ...start }] = await begin;
+const [{ snapshots, index, ...start }] = await begin;
 
 const loop = createLoop({
   ...start,
-  onChange: (peers) => {
+  onChange: (install) => {
     // Several may have come since: only the last one counts.
     let last: Snapshot | undefined;
     for (;;) {
@@ -53,7 +55,10 @@ const loop = createLoop({
       if (received === undefined) break;
       last = received.message;
     }
-    if (last !== undefined) peers.install(last);
+    if (last === undefined) return;
+    install(last);
+    // What it replaced may be written over from now on.
+    Atomics.store(start.control, CONTROL_INSTALLED + index, last.generation);
   },
   report,
 });

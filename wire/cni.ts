@@ -39,3 +39,8 @@ export const INTERFACE_NAME = /^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,14}$/;
 export const NETWORK_NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$/;
 /** An absolute path without "." and ".." parts. */
 export const NETNS_PATH = /^(?:\/(?!\.{1,2}(?:\/|$))[\w.+:@-]{1,255}){1,16}$/;
+
+/** Labels (Kubernetes): an optional DNS subdomain before a slash, and a name; a value may be empty. */
+export const LABEL_KEY =
+  /^(?:(?=[^/]{1,253}\/)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$/;
+export const LABEL_VALUE = /^(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$/;

@@ -34,6 +34,19 @@ export const Drop = {
   sendFailed: 24,
   tunDown: 25,
   tunWriteFailed: 26,
+  // A flow, either direction.
+  policyEgress: 27,
+  policyIngress: 28,
+  noPolicy: 29,
+  noEndpoints: 30,
+  noLocalEndpoint: 31,
+  unusedPort: 32,
+  unallocated: 33,
+  sourceRange: 34,
+  fragment: 35,
+  transport: 36,
+  protocol: 37,
+  flowConflict: 38,
 } as const;
 
 export type Drop = (typeof Drop)[keyof typeof Drop];

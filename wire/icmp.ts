@@ -6,14 +6,25 @@ export const ICMP_HEADER_BYTES = 8;
 export const ICMP_UNREACHABLE = 3;
 /** Host unreachable. */
 export const ICMP_CODE_HOST = 1;
+/** Port unreachable (RFC 792). */
+export const ICMP_CODE_PORT = 3;
 /** Fragmentation needed and DF set; bytes 6..7 carry the next hop's MTU (RFC 1191 section 4). */
 export const ICMP_CODE_TOO_BIG = 4;
 
 export const ICMPV6_UNREACHABLE = 1;
 /** Address unreachable (RFC 4443 section 3.1). */
 export const ICMPV6_CODE_ADDRESS = 3;
+/** Port unreachable (RFC 4443 section 3.1). */
+export const ICMPV6_CODE_PORT = 4;
 /** Packet too big; bytes 4..7 carry the MTU (RFC 4443 section 3.2). */
 export const ICMPV6_TOO_BIG = 2;
+
+export const ICMP_ECHO_REPLY = 0;
+export const ICMP_ECHO = 8;
+export const ICMPV6_ECHO = 128;
+export const ICMPV6_ECHO_REPLY = 129;
+/** Of an echo or its reply. */
+export const readEchoId = (view: DataView, at: number): number => view.getUint16(at + 4);
 
 /** Errors are never answered with errors (RFC 1122 section 3.2.2). */
 export const isIcmpError = (type: number): boolean =>

@@ -16,6 +16,7 @@ import {
   payload,
   podOf4,
   podOf6,
+  SILENT,
 } from './stage.ts';
 
 const none = (): void => undefined;
@@ -28,7 +29,7 @@ function createPacket(packet: Buffer, ipHeader: number, flags: number) {
     sourcePort: 1,
   }));
   const segmenter = createSegmenter(arena, checksum, 64, none);
-  const icmp = { unreachable: none, tooBig: none };
+  const icmp = SILENT;
   const queues = { flows: senders, fragmenting: senders[0]! };
   const writer = createTunWriter(arena, counters, checksum, openNull(), true);
   const egress = createEgress(arena, checksum, peers, segmenter, icmp, writer, queues, null, null);

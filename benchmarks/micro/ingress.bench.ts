@@ -13,6 +13,7 @@ import {
   podOf4,
   podOf6,
   underlayOf,
+  SILENT,
 } from './stage.ts';
 
 for (const [name, packet] of [
@@ -24,7 +25,7 @@ for (const [name, packet] of [
     setup: () => {
       const { arena, counters, peers, place } = createStage();
       const coalescer: Coalescer = { add: () => counters[0]!++, flush: () => undefined };
-      const icmp = { unreachable: () => undefined, tooBig: () => undefined };
+      const icmp = SILENT;
       const ingress = createIngress(arena, peers, coalescer, icmp, 4, 8472);
       const datagram = vxlan({ destinationMac: OUR_MAC, sourceMac: PEER_MAC }, packet);
       const at = place(datagram, 0);

@@ -2,8 +2,9 @@
 import { openSync } from 'node:fs';
 import { type Arena, createArena } from '../../linux/arena.ts';
 import { createCounters } from '../../overlay/counters.ts';
+import type { IcmpErrors } from '../../overlay/icmp-errors.ts';
 import { type Peers, createPeers } from '../../overlay/peers.ts';
-import { compileSnapshot } from '../../overlay/snapshot.ts';
+import { PLAIN_OVERLAY, compileSnapshot } from '../../overlay/snapshot.ts';
 import type { Offloads, Peer } from '../../overlay/types.ts';
 import { formatAddress, parseAddress, toIpv4 } from '../../wire/address.ts';
 import { type Checksum, createChecksum } from '../../wire/checksum/checksum.ts';
@@ -20,6 +21,16 @@ export const ALL_OFFLOADS: Offloads = {
   udpGro: true,
   batch: true,
   coalesce: true,
+};
+
+const ignore = (): void => undefined;
+/** Nothing is answered. */
+export const SILENT: IcmpErrors = {
+  unreachable: ignore,
+  tooBig: ignore,
+  portUnreachable: ignore,
+  mayAnswer: () => false,
+  onError: ignore,
 };
 
 export const OUR_MAC = '02:00:00:00:00:01';
@@ -86,6 +97,7 @@ export function createStage(peerCount = 256, port = 8472): Stage {
   peers.install(
     compileSnapshot(
       {
+        ...PLAIN_OVERLAY,
         vni: toVni(1),
         subnet4: OUR_SUBNET4,
         subnet6: OUR_SUBNET6,

@@ -1,13 +1,14 @@
 /**
  * `npm run demo`: three nodes, two pods each and an etcd, in network namespaces of their own. Shows
- * leases and peers, pings every pair of pods over both families, measures between nodes, and stays up
- * until Ctrl-C. With `--exit` it ends by itself; its exit code is 0 only if all is well.
+ * leases and peers, pings every pair of pods over both families, measures between nodes, applies an
+ * example application with Services and policies, asks who reaches whom, and stays up until Ctrl-C. With `--exit` it ends by itself; its exit code is 0 only if all is well.
  */
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import colours from 'picocolors';
 import { type Lab, type LabHost, addressIn, createLab, reaches } from './lab.ts';
+import { type Answers, REPORT_ALLOWS, SHOP_ALLOWS, Shop } from './shop.ts';
 import { bulkTcp } from './traffic/traffic.ts';
 
 const USAGE = `npm run demo -- [options]
@@ -150,6 +151,35 @@ async function showBulk(lab: Lab): Promise<void> {
   say(table.toString());
 }
 
+function showAnswers(answers: Answers, wrong: readonly string[]): void {
+  const names = [...answers.values()].flatMap((said) => [...said.keys()]);
+  const targets = [...new Set(names)];
+  const table = newTable(['from \\ to', ...targets]);
+  for (const [from, said] of answers) {
+    table.push([from, ...targets.map((to) => (said.has(to) ? said.get(to)! : ''))]);
+  }
+  say(table.toString());
+  for (const it of wrong) fail(`not as the policies have it: ${it}`);
+}
+
+/** deploy/example: three tiers, their Services, and who may speak to whom; then one policy more. */
+async function showShop(lab: Lab): Promise<void> {
+  const shop = await step('pods web, api, db and a client', () => Shop.open(lab));
+  const printed = await step('weft apply -f deploy/example/shop.yaml', () =>
+    shop.apply('shop.yaml'),
+  );
+  say(colours.dim(printed.trimEnd()));
+  say(`\n${colours.bold('Who reaches whom')}, by real connections to the Services`);
+  const before = await shop.becomes(SHOP_ALLOWS);
+  showAnswers(before.answers, before.wrong);
+  await step('weft apply -f deploy/example/report.yaml', () =>
+    shop.apply('report.yaml', '--set=report'),
+  );
+  say(`\n${colours.bold('After the change')}: web may ask the database too`);
+  const after = await shop.becomes(REPORT_ALLOWS);
+  showAnswers(after.answers, after.wrong);
+}
+
 async function showLogs(lab: Lab): Promise<void> {
   for (const node of lab.nodes.filter(({ dataplane }) => dataplane === 'weft')) {
     const lines = (await readFile(node.daemonLog, 'utf8')).trimEnd().split('\n');
@@ -183,6 +213,7 @@ async function main(dataplane: 'weft' | 'kernel', exit: boolean): Promise<void> 
   await showPings(lab);
   if (dataplane === 'weft') await showWaysOut(lab);
   await showBulk(lab);
+  if (dataplane === 'weft') await showShop(lab);
   const verdict = failures === 0 ? 'all is well' : `${failures} failures: see ✗ above`;
   say(`\n${mark(failures === 0)} ${verdict}`);
   if (failures > 0) await showLogs(lab);

@@ -209,6 +209,7 @@ export class LabNode extends LabHost {
         `--subnet-file=${this.subnetFilePath}`,
         `--state-dir=${this.stateDir}`,
         `--node-name=${this.name}`,
+        `--flow-file=${join(this.stateDir, 'flows')}`,
         '--healthz-ip=127.0.0.1',
         `--healthz-port=${HEALTHZ_PORT}`,
         ...extra,

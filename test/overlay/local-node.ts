@@ -5,6 +5,7 @@
  *     local-node.ts all|none POD...
  */
 import { startDataplane } from '../../overlay/dataplane.ts';
+import { PLAIN_OVERLAY } from '../../overlay/snapshot.ts';
 import type { Offloads } from '../../overlay/types.ts';
 import { parseAddress, parseIpv4 } from '../../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
@@ -29,9 +30,11 @@ const dataplane = await startDataplane({
   underlay6: null,
   port: VXLAN_DEFAULT_PORT,
   offloads,
+  flows: null,
   report: (event) => process.stderr.write(`${JSON.stringify(event)}\n`),
 });
 dataplane.publish({
+  ...PLAIN_OVERLAY,
   vni: toVni(1),
   subnet4: parseCidr('10.244.1.0/24') as Cidr4,
   subnet6: parseCidr('fd00:1::/64') as Cidr6,

@@ -65,7 +65,8 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
     offloads,
     counters,
     control,
-    onChange: (peers) => peers.install(compileSnapshot(state, port, 1)),
+    flows: null,
+    onChange: (install) => install(compileSnapshot(state, port, 1)),
     report: (event) => {
       throw new Error(JSON.stringify(event));
     },

@@ -3,6 +3,7 @@ import { parseAddress } from '../../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
 import { parseMac } from '../../wire/mac.ts';
 import { toVni } from '../../wire/vxlan.ts';
+import { PLAIN_OVERLAY } from '../../overlay/snapshot.ts';
 import type { NextHop, OverlayState } from '../../overlay/types.ts';
 
 export interface Capture {
@@ -26,6 +27,7 @@ export function nodeOf(capture: Capture, node: 1 | 2, hop?: NextHop['address']):
   const peer = node === 1 ? 2 : 1;
   const nextHop = { address: hop ?? parseAddress(capture.outer[peer]), mac: parseMac(macs[peer]) };
   return {
+    ...PLAIN_OVERLAY,
     vni: toVni(1),
     subnet4: subnet4(node),
     subnet6: subnet6(node),

@@ -60,7 +60,7 @@ import {
   type Loop,
   createLoop,
 } from '../../overlay/loop.ts';
-import { compileSnapshot } from '../../overlay/snapshot.ts';
+import { PLAIN_OVERLAY, compileSnapshot } from '../../overlay/snapshot.ts';
 import type { DataplaneEvent, Offloads, OverlayState, Peer } from '../../overlay/types.ts';
 
 const libc = koffi.load(null);
@@ -324,6 +324,7 @@ export function peerOf(name: string, subnet: number, mac: string, address: IpAdd
 /** The state every test begins with. */
 export function stateOf(a: IpAddress, b: IpAddress): OverlayState {
   return {
+    ...PLAIN_OVERLAY,
     vni: toVni(1),
     subnet4: parseCidr('10.244.1.0/24') as Cidr4,
     subnet6: parseCidr('fd00:1::/64') as Cidr6,
@@ -591,8 +592,9 @@ export class Wire implements Disposable {
       offloads,
       counters: this.#counters,
       control: this.#control,
-      onChange: (peers) =>
-        peers.install(
+      flows: null,
+      onChange: (install) =>
+        install(
           compileSnapshot(this.#state, this.a.port, this.#control[CONTROL_GENERATION]!),
         ),
       report: (event) => this.events.push(event),

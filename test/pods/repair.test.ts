@@ -87,6 +87,9 @@ for (const [title, ...commands] of [
   ["a pod's interface gets another MTU", 'ip link set POD mtu 1300'],
   ["a pod's interface is deleted", 'ip link del POD'],
   ['weft0 is set down', 'ip link set weft0 down'],
+  ["the rule for Services' packets goes", 'ip rule del pref 90', 'ip -6 rule del pref 90'],
+  ["the Services' route goes", 'ip route del 10.96.0.0/12'],
+  ["a port that is no Service's", 'nft add element inet weft services4 { tcp . 192.0.2.7 . 22 }'],
   ["the overlay's route goes", 'ip route del 10.244.0.0/16', 'ip -6 route del fd00:10:244::/56'],
   ["weft0's addresses go", 'ip addr flush dev weft0 scope global'],
 ] as const) {

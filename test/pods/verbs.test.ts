@@ -2,11 +2,12 @@
  * Every verb against the real daemon, as libcni would call it: what a pod has afterwards, what is refused,
  * and that nothing on the host has changed then. One node whose pool has four IPv4 addresses.
  */
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { IpamMessage } from '../../daemon/messages.ts';
 import { createNamespace } from '../../linux/netns.ts';
-import { type Output, collect } from '../../linux/program.ts';
+import { type Output, collect, poll } from '../../linux/program.ts';
 import { CNI_VERSIONS } from '../../wire/cni.ts';
 import { type Lab, type LabNode, addressIn, createLab, reaches } from '../lab/lab.ts';
 import { labPrefix } from '../lab/run.ts';
@@ -136,6 +137,37 @@ test.serial('what a pod has: loopback, MTU, offloads, quiet', async (t) => {
   t.false((await inside('ip', '-6', 'addr')).includes('tentative'), 'usable at once');
   await does(t, { command: 'DEL', id });
 });
+
+test.serial(
+  'a pod is in etcd with its labels, until it goes; what was applied counts',
+  async (t) => {
+    const id = 'Labelled_1';
+    await createNamespace(lab.netnsOf(id));
+    const weft = (command: string, ...args: string[]): Promise<string> =>
+      node.run([WEFT, command, ...args, `--state-dir=${node.stateDir}`]);
+    const shows = (pattern: RegExp): Promise<string> =>
+      poll(async () => {
+        const pods = await weft('get', 'po', '-A');
+        return pattern.test(pods) ? pods : undefined;
+      }, AbortSignal.timeout(10_000));
+    const args = 'K8S_POD_LABELS=app=web,tier=a';
+    const config = { args: { cni: { labels: [{ key: 'app', value: 'db' }] } } };
+    const result = await does(t, { command: 'ADD', id, args, config });
+    const addresses = result.ips!.map((it) => it.address.replace(/\/.*/, '')).join(',');
+    const pods = await shows(/^default +labelled-1 /m);
+    t.true(pods.includes(addresses), pods);
+    t.regex(pods, /app=db,tier=a|tier=a,app=db/);
+    const file = join(node.stateDir, 'pod.json');
+    const metadata = { name: 'labelled-1', labels: { app: 'cache' } };
+    await writeFile(file, JSON.stringify({ apiVersion: 'v1', kind: 'Pod', metadata }));
+    t.is(await weft('apply', '-f', file), 'Pod default/labelled-1 created\n');
+    t.true((await shows(/app=cache/)).includes(addresses));
+    await weft('delete', '-f', file);
+    await shows(/app=db/);
+    await does(t, { command: 'DEL', id });
+    await shows(/^none$/m);
+  },
+);
 
 test.serial('a second interface leaves the default route to the first', async (t) => {
   const id = 'two';

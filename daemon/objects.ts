@@ -1,0 +1,159 @@
+/**
+ * Objects become tables. The source's lists only mark what is compiled as out of date; whoever asks gets
+ * tables of what is known at that moment, and changes that come close together are compiled once.
+ *
+ *     source -> set  \
+ *     own pods        >-- compile --> policy table, Service table, steered ports, health checks
+ *     node addresses /
+ */
+import { type ObjectSet, type ObjectSource, type Pod, nameOf } from '../objects/types.ts';
+import type { PolicyTable } from '../policy/table.ts';
+import type { ServiceTable } from '../service/table.ts';
+import type { IpAddress } from '../wire/address.ts';
+import type { Cidr } from '../wire/cidr.ts';
+import { withOwnPods } from './object-store.ts';
+import type { SteeredPort } from './ruleset.ts';
+
+/** What tables are made of besides the objects. Another pod or address is another array. */
+export interface NodeView {
+  /** Addresses of the pods here: a pod that has come is known before its first packet goes. */
+  readonly pods: readonly IpAddress[];
+  readonly nodeAddresses: readonly IpAddress[];
+}
+
+export interface Tables {
+  readonly policy: PolicyTable;
+  readonly services: ServiceTable;
+  /** Services' ports that the host has to lead into the TUN. */
+  readonly steered: readonly SteeredPort[];
+  readonly healthChecks: readonly HealthCheck[];
+  /** What the compilers could not make sense of, one line each; beside what the source tells. */
+  readonly problems: readonly string[];
+}
+
+/** What a load balancer asks about a Service on this node. */
+export interface HealthCheck {
+  readonly port: number;
+  readonly namespace: string;
+  readonly name: string;
+  readonly localEndpoints: number;
+}
+
+/** Each remembers what it made of objects that are the same as last time. */
+export interface Compilers {
+  readonly policy: {
+    compile(inputs: {
+      readonly objects: ObjectSet;
+      /** By nameOf. */
+      readonly subjects: ReadonlySet<string>;
+      readonly nodeName: string;
+      readonly nodeAddresses: readonly IpAddress[];
+    }): PolicyTable;
+  };
+  readonly services: {
+    compile(inputs: {
+      readonly objects: ObjectSet;
+      readonly nodeName: string;
+      readonly nodeAddresses: readonly IpAddress[];
+      readonly serviceNetworks: readonly Cidr[];
+      readonly externalIpBlocks: readonly Cidr[];
+    }): Omit<Tables, 'policy' | 'services'> & { readonly table: ServiceTable };
+  };
+}
+
+/** @param own  this node's pods, as the node knows them */
+export function compileTables(
+  { policy, services }: Compilers,
+  objects: ObjectSet,
+  own: readonly Pod[],
+  node: {
+    readonly nodeName: string;
+    readonly nodeAddresses: readonly IpAddress[];
+    readonly serviceNetworks: readonly Cidr[];
+    readonly externalIpBlocks: readonly Cidr[];
+  },
+): Tables {
+  const { nodeName, nodeAddresses } = node;
+  const all = withOwnPods(objects, own);
+  const subjects = new Set(own.map(nameOf));
+  const { table, ...rest } = services.compile({ objects: all, ...node });
+  return {
+    policy: policy.compile({ objects: all, subjects, nodeName, nodeAddresses }),
+    services: table,
+    ...rest,
+  };
+}
+
+export interface ObjectTablesOptions {
+  /** @throws whatever it likes: the tables before stay in force */
+  readonly compile: (objects: ObjectSet, view: NodeView) => Tables;
+  readonly view: () => NodeView;
+  /** Something has changed: `current` gives other tables than before, or may. */
+  readonly onChange: () => void;
+}
+
+/** Changes of objects are gathered for so long. */
+const GATHER_MS = 10;
+
+export class ObjectTables {
+  readonly #options: ObjectTablesOptions;
+  #objects: ObjectSet | null = null;
+  /** What `#tables` was made of. */
+  #made: { readonly objects: ObjectSet; readonly view: NodeView } | null = null;
+  #tables: Tables | null = null;
+  #failure: Error | null = null;
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(options: ObjectTablesOptions) {
+    this.#options = options;
+  }
+
+  /** Until the signal is aborted, or the source ends. @throws what the source throws */
+  async follow(source: ObjectSource, signal: AbortSignal): Promise<void> {
+    try {
+      for await (const objects of source.watch(signal)) {
+        this.#objects = objects;
+        this.#timer ??= setTimeout(() => {
+          this.#timer = null;
+          this.#options.onChange();
+        }, GATHER_MS);
+      }
+    } finally {
+      if (this.#timer !== null) clearTimeout(this.#timer);
+      this.#timer = null;
+    }
+  }
+
+  /** Null before the first full list. */
+  get objects(): ObjectSet | null {
+    return this.#objects;
+  }
+
+  /** Why the tables are not those of what is known now; null: they are. */
+  get failure(): Error | null {
+    return this.#failure;
+  }
+
+  /**
+   * Of what is known now; the same object as long as nothing has changed. Null before the first full
+   * list, and while none could be compiled.
+   */
+  current(): Tables | null {
+    const objects = this.#objects;
+    if (objects === null) return null;
+    const view = this.#options.view();
+    const isSame =
+      this.#made?.objects === objects &&
+      this.#made.view.pods === view.pods &&
+      this.#made.view.nodeAddresses === view.nodeAddresses;
+    if (isSame) return this.#tables;
+    this.#made = { objects, view };
+    try {
+      this.#tables = this.#options.compile(objects, view);
+      this.#failure = null;
+    } catch (error) {
+      this.#failure = error as Error;
+    }
+    return this.#tables;
+  }
+}

@@ -1,0 +1,383 @@
+/**
+ * Objects from the files of a directory, as an operator or a ConfigMap puts them there: *.yaml, *.yml and
+ * *.json that are not hidden, in the order of their names, of two objects with one name the last. Links
+ * are followed.
+ *
+ * A file is never believed while somebody writes it, and a slip widens nothing:
+ *
+ *     changed ──still for settleMs──> read ──nothing lost────────────────────────> counts
+ *                                       └────an object lost ──still for graceMs──> counts
+ *     gone ─────for graceMs────────────────────────────────────────────────────> its objects go
+ *     empty, unreadable, not YAML, an object not valid ──> told; what was good of it stays
+ *
+ * @see fs.watch tells of the directory's entries only; the look every rereadEveryMs finds the rest.
+ */
+import { type FSWatcher, watch } from 'node:fs';
+import { constants, open, readdir, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { isIgnored, parseObjects } from './parse.ts';
+import { objectSetOf } from './set.ts';
+import {
+  EMPTY_OBJECTS,
+  type ObjectProblem,
+  type ObjectSet,
+  type ObjectSource,
+  type WeftObject,
+  describeObject,
+} from './types.ts';
+
+export interface DirectoryTimes {
+  /** A change counts when nothing has moved for as long as this. */
+  readonly settleMs: number;
+  /** The same, if objects would be lost by it. */
+  readonly graceMs: number;
+  /** What no event tells is seen within this. */
+  readonly rereadEveryMs: number;
+}
+
+const TIMES: DirectoryTimes = { settleMs: 20, graceMs: 500, rereadEveryMs: 3000 };
+/** A file that does not come to rest is told, and no longer waited for. */
+const RESTLESS_MS = 5000;
+const MAX_FILE_BYTES = 64 * 1024 * 1024;
+
+/** An object, and the text that it came from: equal text, the same object. */
+interface Entry {
+  readonly object: WeftObject;
+  readonly json: string;
+}
+type Entries = ReadonlyMap<string, Entry>;
+
+interface KnownFile {
+  /** What `entries` were read from. */
+  signature: string;
+  entries: Entries;
+  problems: readonly ObjectProblem[];
+  /** What the file looked like last, and since when; restless since. */
+  seen: string;
+  seenMs: number;
+  restlessMs: number;
+  /** When it was found missing. */
+  goneMs: number | null;
+}
+
+/** @param onProblems  all that is wrong, whenever that changes; [] when nothing is any more */
+export function directorySource(
+  dir: string,
+  onProblems: (problems: readonly ObjectProblem[]) => void,
+  times: Partial<DirectoryTimes> = {},
+): ObjectSource {
+  return { watch: (signal) => follow(dir, onProblems, { ...TIMES, ...times }, signal) };
+}
+
+async function* follow(
+  dir: string,
+  onProblems: (problems: readonly ObjectProblem[]) => void,
+  times: DirectoryTimes,
+  signal: AbortSignal,
+): AsyncGenerator<ObjectSet, void, undefined> {
+  const files = new Files(dir, times);
+  using bell = new Bell(dir, times.settleMs, signal);
+  let told = '[]';
+  let last: ObjectSet | null = null;
+  while (!signal.aborted) {
+    // Before the look, so that what changes during it rings again.
+    await bell.listen();
+    const { waitMs, complete } = await files.look();
+    const problems = files.problems();
+    const text = JSON.stringify(problems);
+    if (text !== told) onProblems(problems);
+    told = text;
+    if (last !== null || complete) {
+      const set = files.set();
+      if (set !== last && !signal.aborted) {
+        last = set;
+        yield set;
+      }
+    }
+    await bell.rings(Math.min(waitMs, times.rereadEveryMs));
+  }
+}
+
+/** Rings when an entry of the directory changes, as far as the kernel tells. */
+class Bell {
+  readonly #dir: string;
+  readonly #settleMs: number;
+  readonly #signal: AbortSignal;
+  #watcher: FSWatcher | null = null;
+  /** Which directory is watched: another may stand in its place. */
+  #inode = '';
+  #rung = false;
+  #wake: (() => void) | null = null;
+
+  constructor(dir: string, settleMs: number, signal: AbortSignal) {
+    this.#dir = dir;
+    this.#settleMs = settleMs;
+    this.#signal = signal;
+  }
+
+  async listen(): Promise<void> {
+    this.#rung = false;
+    const inode = await stat(this.#dir, { bigint: true }).then(
+      (it) => `${it.dev}:${it.ino}`,
+      // The look that follows says so.
+      () => '',
+    );
+    if (this.#watcher !== null && inode === this.#inode) return;
+    this.#stop();
+    this.#inode = inode;
+    if (inode === '') return;
+    try {
+      const watcher = watch(this.#dir, { persistent: false }, () => this.#ring());
+      this.#watcher = watcher;
+      watcher.on('error', () => this.#stop());
+    } catch {
+      // Gone this moment, or the kernel has no more watches to give: the next look does without.
+      this.#stop();
+    }
+  }
+
+  /** Within `ms`, or settleMs after it rings first, or when the signal is aborted. */
+  async rings(ms: number): Promise<void> {
+    if (this.#signal.aborted) return;
+    await new Promise<void>((resolve) => {
+      const finish = (): void => {
+        clearTimeout(timer);
+        this.#signal.removeEventListener('abort', finish);
+        this.#wake = null;
+        resolve();
+      };
+      let timer = setTimeout(finish, this.#rung ? this.#settleMs : ms);
+      this.#signal.addEventListener('abort', finish, { once: true });
+      this.#wake = () => {
+        this.#wake = null;
+        clearTimeout(timer);
+        timer = setTimeout(finish, Math.min(ms, this.#settleMs));
+      };
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#stop();
+  }
+
+  #ring(): void {
+    this.#rung = true;
+    this.#wake?.();
+  }
+
+  #stop(): void {
+    this.#watcher?.close();
+    this.#watcher = null;
+  }
+}
+
+const isWanted = (name: string): boolean => /^[^.].*\.(ya?ml|json)$/.test(name);
+
+const codeOf = (error: unknown): string =>
+  error instanceof Error && 'code' in error ? String(error.code) : String(error);
+
+const signatureOf = (it: {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+  readonly ctimeNs: bigint;
+}): string => [it.dev, it.ino, it.size, it.mtimeNs, it.ctimeNs].join(':');
+
+class Files {
+  readonly #dir: string;
+  readonly #times: DirectoryTimes;
+  readonly #known = new Map<string, KnownFile>();
+  #dirProblem: ObjectProblem | null = null;
+  #twice: readonly ObjectProblem[] = [];
+  #set: ObjectSet = EMPTY_OBJECTS;
+  /** Something was read or removed since `set` was made. */
+  #dirty = true;
+
+  constructor(dir: string, times: DirectoryTimes) {
+    this.#dir = dir;
+    this.#times = times;
+  }
+
+  /** @returns when to look again at the latest, and whether every file has been read that can be */
+  async look(): Promise<{ waitMs: number; complete: boolean }> {
+    let names: readonly string[];
+    try {
+      names = (await readdir(this.#dir)).filter(isWanted);
+    } catch (error) {
+      const reason = `cannot be read (${codeOf(error)}); what was read of it before stays`;
+      this.#dirProblem = { place: this.#dir, object: '', field: '', reason };
+      return { waitMs: Infinity, complete: false };
+    }
+    this.#dirProblem = null;
+    let waitMs = Infinity;
+    let complete = true;
+    for (const name of new Set([...names, ...this.#known.keys()])) {
+      const wait = await this.#lookAt(name);
+      if (wait === 0) continue;
+      waitMs = Math.min(waitMs, wait);
+      const known = this.#known.get(name);
+      complete &&= known !== undefined && performance.now() - known.restlessMs > RESTLESS_MS;
+    }
+    return { waitMs, complete };
+  }
+
+  problems(): readonly ObjectProblem[] {
+    this.set();
+    const ofFiles = this.#sorted().flatMap(([, { problems }]) => problems);
+    return [...(this.#dirProblem === null ? [] : [this.#dirProblem]), ...ofFiles, ...this.#twice];
+  }
+
+  set(): ObjectSet {
+    if (!this.#dirty) return this.#set;
+    this.#dirty = false;
+    const owners = new Map<string, string>();
+    const twice: ObjectProblem[] = [];
+    const objects: WeftObject[] = [];
+    for (const [name, { entries }] of this.#sorted()) {
+      for (const [object, entry] of entries) {
+        const owner = owners.get(object);
+        if (owner !== undefined) twice.push(repeated(owner, object, name));
+        owners.set(object, name);
+        objects.push(entry.object);
+      }
+    }
+    this.#twice = twice;
+    this.#set = objectSetOf(objects, this.#set);
+    return this.#set;
+  }
+
+  #sorted(): readonly (readonly [string, KnownFile])[] {
+    return [...this.#known].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  }
+
+  /** @returns in how many milliseconds to look again; 0: it is as it is */
+  async #lookAt(name: string): Promise<number> {
+    const now = performance.now();
+    const path = join(this.#dir, name);
+    const known = this.#known.get(name);
+    const status = await stat(path, { bigint: true }).catch((error: unknown) => codeOf(error));
+    if (typeof status === 'string' && status !== 'ENOENT') {
+      if (known !== undefined) known.signature = '';
+      return this.#fail(name, `cannot be read (${status})`);
+    }
+    if (typeof status === 'string' || !status.isFile()) return this.#lookAtGone(name, now);
+
+    const signature = signatureOf(status);
+    if (known !== undefined) known.goneMs = null;
+    if (known?.signature === signature) return 0;
+    const file = known ?? this.#add(name);
+    if (file.seen !== signature) {
+      if (file.seen === file.signature) file.restlessMs = now;
+      file.seen = signature;
+      file.seenMs = now;
+    }
+    // What has been still for long before we came needs no second look.
+    const ageMs = Date.now() - Number(status.ctimeNs / 1_000_000n);
+    const { settleMs, graceMs } = this.#times;
+    const stillMs = ageMs > 2 * graceMs ? Infinity : now - file.seenMs;
+    if (stillMs < settleMs) {
+      if (now - file.restlessMs > RESTLESS_MS) this.#fail(name, 'keeps changing; not read');
+      return settleMs - stillMs;
+    }
+    return this.#read(name, file, path, stillMs);
+  }
+
+  #lookAtGone(name: string, now: number): number {
+    const known = this.#known.get(name);
+    if (known === undefined) return 0;
+    known.goneMs ??= now;
+    const leftMs = known.goneMs + this.#times.graceMs - now;
+    if (leftMs > 0) return leftMs;
+    this.#known.delete(name);
+    this.#dirty = true;
+    return 0;
+  }
+
+  async #read(name: string, file: KnownFile, path: string, stillMs: number): Promise<number> {
+    const read = await readText(path).catch((error: unknown) => ({ failure: codeOf(error) }));
+    if ('failure' in read) {
+      return this.#fail(name, `cannot be read (${read.failure})`);
+    }
+    // Somebody wrote meanwhile.
+    if (read.signature !== file.seen) return this.#times.settleMs;
+    const { text } = read;
+    const place = basename(path);
+    if (text === null || (text.trim() === '' && file.entries.size > 0)) {
+      file.signature = file.seen;
+      return this.#fail(name, text === null ? read.reason : 'is empty; remove it if that is meant');
+    }
+    const { documents, problems, unidentified } = parseObjects(text, place);
+    const entries = new Map<string, Entry>();
+    const told = [...problems];
+    for (const { object, raw } of documents) {
+      const key = describeObject(object);
+      const json = JSON.stringify(raw);
+      const before = file.entries.get(key);
+      if (entries.has(key)) told.push(repeated(place, key, place));
+      entries.set(key, before?.json === json ? before : { object, json });
+    }
+    const wrong = new Set(problems.filter((it) => !isIgnored(it)).map(({ object }) => object));
+    let lost = false;
+    for (const [key, entry] of file.entries) {
+      if (entries.has(key)) continue;
+      if (unidentified || wrong.has(key)) entries.set(key, entry);
+      else lost = true;
+    }
+    if (lost && stillMs < this.#times.graceMs) return this.#times.graceMs - stillMs;
+    file.signature = file.seen;
+    file.entries = entries;
+    file.problems = told;
+    this.#dirty = true;
+    return 0;
+  }
+
+  #add(name: string): KnownFile {
+    const now = performance.now();
+    const file: KnownFile = {
+      signature: '',
+      entries: new Map(),
+      problems: [],
+      seen: '',
+      seenMs: now,
+      restlessMs: now,
+      goneMs: null,
+    };
+    this.#known.set(name, file);
+    return file;
+  }
+
+  /** What was good of it stays. */
+  #fail(name: string, reason: string): number {
+    const file = this.#known.get(name) ?? this.#add(name);
+    const stays = file.entries.size > 0 ? '; what was good of it before stays' : '';
+    file.problems = [{ place: name, object: '', field: '', reason: `${reason}${stays}` }];
+    return 0;
+  }
+}
+
+const repeated = (place: string, object: string, other: string): ObjectProblem => ({
+  place,
+  object,
+  field: '',
+  reason: `stands in ${other} again, and there it counts`,
+});
+
+/** Null: `reason` says why it is none. */
+async function readText(
+  path: string,
+): Promise<{ text: string | null; reason: string; signature: string }> {
+  // A pipe that was put in its place would never open.
+  await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const status = await file.stat({ bigint: true });
+  const refuse = (reason: string) => ({ text: null, reason, signature: signatureOf(status) });
+  if (!status.isFile()) return refuse('is no file');
+  if (status.size > MAX_FILE_BYTES) return refuse(`is larger than ${MAX_FILE_BYTES} bytes`);
+  const bytes = await file.readFile();
+  const signature = signatureOf(await file.stat({ bigint: true }));
+  try {
+    return { text: new TextDecoder('utf-8', { fatal: true }).decode(bytes), reason: '', signature };
+  } catch {
+    return { ...refuse('is not UTF-8'), signature };
+  }
+}

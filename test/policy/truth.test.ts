@@ -1,0 +1,177 @@
+/**
+ * Every policy set with real packets: each pod asks each other one, on one node and across, over both
+ * families, TCP and UDP; what came back is what the reference evaluator says.
+ */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test from 'ava';
+import { poll } from '../../linux/program.ts';
+import { parseObjects } from '../../objects/parse.ts';
+import { objectSetOf } from '../../objects/set.ts';
+import { referenceVerdict } from '../../policy/reference.ts';
+import { parseAddress } from '../../wire/address.ts';
+import { type Lab, LabHost, type LabNode, type LabPod, createLab } from '../lab/lab.ts';
+import { Prober } from '../lab/prober.ts';
+import { labPrefix } from '../lab/run.ts';
+import { peersKnown, within } from '../overlay/pair.ts';
+import { NAMESPACES, SETS } from './sets.ts';
+
+const PORTS = [80, 81];
+const SILENCE_MS = 300;
+
+interface Member {
+  readonly namespace: string;
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly pod: LabPod;
+  readonly prober: Prober;
+}
+
+let lab: Lab;
+let directories: readonly string[];
+let members: readonly Member[];
+let nodes: readonly [LabNode, LabNode];
+
+test.before(async () => {
+  lab = await createLab({ nodes: 2, prefix: `${labPrefix()}tr` });
+  nodes = lab.nodes as unknown as readonly [LabNode, LabNode];
+  directories = nodes.map((node) => join(node.directory, 'objects'));
+  for (const directory of directories) {
+    await mkdir(directory);
+    await writeFile(join(directory, 'all.yaml'), NAMESPACES);
+  }
+  await Promise.all(nodes.map((node, i) => node.startDaemon([`--objects=${directories[i]!}`])));
+  for (const node of nodes) {
+    await peersKnown(node);
+    await node.installPlugin();
+  }
+  const add = async (node: LabNode, namespace: string, name: string, tier: string) => {
+    const pod = await node.addPod(`${namespace}${name}`, {
+      args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=${namespace};K8S_POD_NAME=${name};K8S_POD_LABELS=app=${name},tier=${tier}`,
+    });
+    const prober = await Prober.start(pod, lab.directory, PORTS);
+    return { namespace, name, labels: { app: name, tier }, pod, prober };
+  };
+  members = [
+    await add(nodes[0], 'x', 'a', 'web'),
+    await add(nodes[0], 'y', 'b', 'web'),
+    await add(nodes[1], 'x', 'c', 'db'),
+    await add(nodes[1], 'y', 'd', 'db'),
+  ];
+});
+test.after.always(() => lab?.[Symbol.asyncDispose]());
+
+/** As `kubectl get pods -o yaml` would have it. */
+const manifestOf = ({ namespace, name, labels, pod }: Member): string => `
+---
+apiVersion: v1
+kind: Pod
+metadata: { namespace: ${namespace}, name: ${name}, labels: ${JSON.stringify(labels)} }
+spec:
+  nodeName: ${pod.node.name}
+  containers:
+    - name: c
+      ports:
+        - { name: http, containerPort: 80 }
+        - { name: alt, containerPort: 81 }
+        - { name: dns, containerPort: 80, protocol: UDP }
+status:
+  phase: Running
+  podIPs: ${JSON.stringify(pod.addresses.map((ip) => ({ ip })))}
+`;
+
+interface Probe {
+  readonly text: string;
+  readonly from: Member;
+  readonly address: string;
+  readonly protocol: 'TCP' | 'UDP';
+  readonly port: number;
+  readonly isAllowed: boolean;
+}
+
+function probesOf(manifest: string): readonly Probe[] {
+  const { objects, problems } = parseObjects(manifest, 'set');
+  if (problems.length > 0) throw new Error(JSON.stringify(problems));
+  const set = objectSetOf(objects);
+  const probes: Probe[] = [];
+  for (const from of members) {
+    for (const to of members) {
+      if (from === to) continue;
+      for (const address of to.pod.addresses) {
+        for (const [protocol, port] of [
+          ['TCP', 80],
+          ['TCP', 81],
+          ['UDP', 80],
+        ] as const) {
+          const ends = {
+            from: `${from.namespace}/${from.name}`,
+            to: `${to.namespace}/${to.name}`,
+          };
+          // A name stands for both families; blocks tell them apart.
+          const family = address.includes(':');
+          const source = from.pod.addresses.find((it) => it.includes(':') === family)!;
+          const { verdict } = referenceVerdict(set, {
+            from: parseAddress(source),
+            to: parseAddress(address),
+            protocol,
+            port,
+          });
+          const text = `${ends.from} > ${ends.to} ${address} ${protocol} ${port}`;
+          probes.push({ text, from, address, protocol, port, isAllowed: verdict === 'allow' });
+        }
+      }
+    }
+  }
+  return probes;
+}
+
+async function isAsExpected({ from, address, protocol, port, isAllowed }: Probe): Promise<boolean> {
+  const got = await from.prober.ask({ protocol, address, port, timeoutMs: SILENCE_MS });
+  const answered = got.startsWith(`${port} `);
+  return isAllowed ? answered : got === 'nothing';
+}
+
+for (const [name, policies] of SETS) {
+  test.serial(name, async (t) => {
+    const manifest = NAMESPACES + members.map(manifestOf).join('') + policies;
+    for (const directory of directories) await writeFile(join(directory, 'all.yaml'), manifest);
+    const probes = probesOf(manifest);
+    t.true(probes.length >= 72);
+    let wrong: readonly string[] = [];
+    await poll(async () => {
+      const right = await Promise.all(probes.map(isAsExpected));
+      wrong = probes
+        .filter((_, i) => !right[i])
+        .map(({ text, isAllowed }) => `${text}: not ${isAllowed ? 'answered' : 'silent'}`);
+      return wrong.length === 0 ? true : undefined;
+    }, within(15_000)).catch(() => undefined);
+    t.deepEqual(wrong, []);
+  });
+}
+
+test.serial('a pod reaches itself, and its node reaches it, whatever policy says', async (t) => {
+  const manifest =
+    NAMESPACES +
+    members.map(manifestOf).join('') +
+    SETS.find(([it]) => it.startsWith('ingress: []'))![1];
+  for (const directory of directories) await writeFile(join(directory, 'all.yaml'), manifest);
+  const [a] = members;
+  const own = await Prober.start(nodes[0], lab.directory, []);
+  const other = await Prober.start(nodes[1], lab.directory, []);
+  const outside = await Prober.start(
+    new LabHost('outside', lab.netnsOf('etcd')),
+    lab.directory,
+    [],
+  );
+  for (const address of a!.pod.addresses) {
+    const question = { protocol: 'TCP', address, port: 80, timeoutMs: SILENCE_MS } as const;
+    await poll(
+      async () => ((await other.ask(question)) === 'nothing' ? true : undefined),
+      within(15_000),
+    );
+    t.regex(await a!.prober.ask(question), /^80 /, 'itself');
+    t.regex(await own.ask(question), /^80 /, 'its node');
+    t.is(await other.ask(question), 'nothing', 'another node');
+    t.is(await outside.ask(question), 'nothing', 'outside');
+  }
+});
