@@ -46,6 +46,7 @@ const REFUSALS = new Set([
   'ERR_UNDERLAY',
   'ERR_ETCD_OPTIONS',
   'ERR_OBJECTS',
+  'ERR_POLICY_QUERY',
 ]);
 
 type Flags = Readonly<Record<string, unknown>>;
@@ -221,13 +222,50 @@ const get = (flags: Flags): Promise<void> =>
     } else throw new UsageError(`--output: "${output}" is not table, yaml or json`);
   });
 
+const FILES_OPTION = {
+  alias: 'f',
+  type: 'string',
+  requiresArg: true,
+  describe:
+    'a file, a directory of .yaml, .yml and .json files, or - for stdin; as often as needed',
+} as const;
+
 const withFiles = (command: Argv): Argv =>
-  withOptions(command, ['stateDir']).option('filename', {
-    alias: 'f',
-    type: 'string',
-    requiresArg: true,
-    describe:
-      'a file, a directory of .yaml, .yml and .json files, or - for stdin; as often as needed',
+  withOptions(command, ['stateDir']).option('filename', FILES_OPTION);
+
+/** Of files alone: no daemon is asked. */
+const policy = (flags: Flags): Promise<void> =>
+  tellingProblems(async () => {
+    const action = textOf(flags, 'action') ?? 'verdict';
+    if (action !== 'verdict' && action !== 'matrix') {
+      throw new UsageError(`weft policy: "${action}" is neither verdict nor matrix`);
+    }
+    const output = textOf(flags, 'output') ?? 'table';
+    if (output !== 'table' && output !== 'json' && output !== 'yaml') {
+      throw new UsageError(`--output: "${output}" is not table, yaml or json`);
+    }
+    const paths = textsOf(flags, 'filename');
+    if (paths.length === 0) throw new UsageError('say which objects: -f FILE');
+    const { answerPolicyQuestion } = await import('./policy-cli.ts');
+    const { value, table, isAllowed } = await answerPolicyQuestion(
+      {
+        action,
+        paths,
+        from: textOf(flags, 'from'),
+        to: textOf(flags, 'to'),
+        port: textOf(flags, 'port'),
+        protocol: textOf(flags, 'protocol'),
+        probes: textOf(flags, 'probes'),
+      },
+      process.stdin,
+    );
+    if (output === 'table') print(table());
+    else if (output === 'json') print(JSON.stringify(value));
+    else {
+      const { stringify } = await import('yaml');
+      print(stringify(value, { lineWidth: 0, aliasDuplicateObjects: false }).trimEnd());
+    }
+    if (!isAllowed) process.exitCode = 1;
   });
 
 const NAMESPACE_OPTION = {
@@ -349,6 +387,7 @@ const COMMANDS = [
   'ipam',
   'lease',
   'logs',
+  'policy',
   'status',
 ];
 
@@ -621,6 +660,49 @@ async function main(args: readonly string[]): Promise<void> {
       remove,
     )
     .command(
+      'policy [action]',
+      'What NetworkPolicies in files allow, and why: no daemon and no cluster is asked',
+      (it) =>
+        it
+          .positional('action', {
+            type: 'string',
+            describe: 'verdict (of one flow, or of --probes) or matrix (of all pods)',
+          })
+          .option('filename', FILES_OPTION)
+          .option('from', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'NAMESPACE/POD or an address',
+          })
+          .option('to', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'NAMESPACE/POD, an address, or a Service: NAMESPACE/NAME or its ClusterIP',
+          })
+          .option('port', { type: 'string', requiresArg: true, describe: 'its number or name' })
+          .option('protocol', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'TCP (if it is left out), UDP, SCTP, or other for those without ports',
+          })
+          .option('probes', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'JSON file: a list of {"from", "to", "protocol", "port"}; - for stdin',
+          })
+          .option('output', {
+            alias: 'o',
+            type: 'string',
+            requiresArg: true,
+            describe: 'table, yaml or json',
+          })
+          .epilogue(
+            'For example: weft policy verdict -f policies/ -f pods.yaml --from web/a --to db/b --port 5432\n\n' +
+              'Exit code 0: allowed; 1: denied; 2: the question or the objects are wrong.',
+          ),
+      policy,
+    )
+    .command(
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
       (it) => withOptions(it, ['stateDir']).option('json', JSON_OPTION),
@@ -662,6 +744,11 @@ async function main(args: readonly string[]): Promise<void> {
         'namespace',
         'all-namespaces',
         'output',
+        'from',
+        'to',
+        'port',
+        'protocol',
+        'probes',
       ];
       throw new UsageError(explain(message, args, known));
     });

@@ -2,6 +2,7 @@
 import Table from 'cli-table3';
 import pico from 'picocolors';
 import type { Kind } from '../objects/types.ts';
+import type { Verdict } from '../policy/reference.ts';
 import type {
   IpamMessage,
   LeaseMessage,
@@ -250,4 +251,46 @@ export function objectsTable(kind: Kind, items: readonly Raw[], withNamespace: b
     ...own.map(([, text]) => text(raw) || '-'),
   ]);
   return columns(head, rows);
+}
+
+export function verdictText(
+  { verdict, egress, ingress }: Pick<Verdict, 'verdict' | 'egress' | 'ingress'>,
+  reasons: readonly string[],
+): string {
+  const color = verdict === 'allow' ? pico.green : pico.red;
+  const rows = [
+    ['egress', egress],
+    ['ingress', ingress],
+    ...reasons.map((it, i) => [i === 0 ? 'because' : '', it]),
+  ];
+  return `${color(verdict)}\n${columns([], rows)}`;
+}
+
+export function verdictsTable(
+  verdicts: readonly (Verdict & { readonly probe: Readonly<Record<string, unknown>> })[],
+): string {
+  return columns(
+    ['FROM', 'TO', 'PORT', 'VERDICT', 'BECAUSE'],
+    verdicts.map(({ probe, verdict, because }) => [
+      String(probe['from']),
+      String(probe['to']),
+      `${String(probe['protocol'] ?? 'TCP')}/${String(probe['port'] ?? '-')}`,
+      verdict,
+      because,
+    ]),
+  );
+}
+
+/** From the pods on the left to those above, by their numbers. */
+export function matrixTable(
+  pods: readonly string[],
+  answers: readonly (readonly ('allow' | 'deny')[])[],
+): string {
+  const head = ['', 'FROM \\ TO', ...pods.map((_, i) => String(i + 1))];
+  const rows = pods.map((pod, i) => [
+    String(i + 1),
+    pod,
+    ...answers[i]!.map((it) => (it === 'allow' ? '.' : 'X')),
+  ]);
+  return `${columns(head, rows)}\n. allowed  X denied`;
 }

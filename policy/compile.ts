@@ -9,8 +9,10 @@ import {
   type Labels,
   type Namespace,
   type NetworkPolicy,
+  type Node,
   type ObjectSet,
   type Pod,
+  nameOf,
 } from '../objects/types.ts';
 import { type IpAddress, addressBytes } from '../wire/address.ts';
 import { type Cidr, lastOf } from '../wire/cidr.ts';
@@ -34,8 +36,6 @@ import {
   INGRESS,
   PORTS,
   type PolicyTable,
-  RANGE4_WORDS,
-  RANGE6_WORDS,
   SUBJECT_NODE,
   SUBJECT_ROW,
   SUBJECT_SELF,
@@ -94,9 +94,9 @@ interface PodFacts {
   readonly key: string;
   readonly ports: readonly Port[];
   readonly portsKey: string;
-  readonly addresses: readonly Uint32Array[];
+  /** One for each address. */
+  readonly claims: readonly Claim[];
   place: Place | null;
-  group: Group | null;
 }
 
 /** An atom, its number in this compilation, and the groups that it matches. */
@@ -124,7 +124,7 @@ interface Row {
 interface Subject {
   readonly number: number;
   readonly node: number;
-  readonly addresses: readonly Uint32Array[];
+  readonly claims: readonly Claim[];
 }
 
 const LABEL_OF_NAME = 'kubernetes.io/metadata.name';
@@ -139,14 +139,18 @@ const wordsOf = (address: IpAddress): Uint32Array => {
 const labelsKeyOf = (labels: Labels): string =>
   JSON.stringify(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
 
-const isEqual = (a: Uint32Array | Uint16Array, b: Uint32Array | Uint16Array): boolean =>
-  a.length === b.length && a.every((it, i) => it === b[i]);
+/** By a loop: hundreds of thousands of entries are compared at each change. */
+function isEqual(a: Uint32Array | Uint16Array, b: Uint32Array | Uint16Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
 
 /** Keeps what depends on objects that stay the same objects; one for each daemon. */
 export class PolicyCompiler {
   readonly #facts = new WeakMap<Pod, PodFacts>();
   readonly #rules = new WeakMap<NetworkPolicy | ClusterNetworkPolicy, PolicyRules>();
-  readonly #nodeAddresses = new WeakMap<object, readonly Uint32Array[]>();
+  readonly #nodeClaims = new WeakMap<Node, readonly Claim[]>();
   #places = new Map<string, Place>();
   #nodeGroups = new Map<string, Group>();
   #atoms = new Map<string, Matches>();
@@ -206,9 +210,8 @@ export class PolicyCompiler {
       key: labelsKeyOf(pod.metadata.labels) + portsKey,
       ports,
       portsKey,
-      addresses: pod.podIPs.map((it) => wordsOf(it)),
+      claims: pod.podIPs.map((it) => claimOf(it, nameOf(pod))),
       place: null,
-      group: null,
     };
     this.#facts.set(pod, facts);
     return facts;
@@ -229,16 +232,16 @@ export class PolicyCompiler {
     const epoch = this.#epoch;
     const peers = new Peers(epoch);
     const places = new Map<string, Place>();
-    const hostPods: [name: string, pod: Pod][] = [];
+    const hostPods: Pod[] = [];
     const { subjects } = inputs;
     for (const address of inputs.nodeAddresses) {
       const group = this.#nodeGroup(objects, inputs.nodeName, peers);
-      peers.claim(wordsOf(address), 0, '', group, peers.nodeNumber(inputs.nodeName), -1);
+      peers.enterClaim(claimOf(address, ''), 0, group, peers.nodeNumber(inputs.nodeName), -1);
     }
     for (const [name, pod] of objects.pods) {
       if (pod.phase === 'Succeeded' || pod.phase === 'Failed') continue;
       if (pod.hostNetwork) {
-        hostPods.push([name, pod]);
+        hostPods.push(pod);
         continue;
       }
       const facts = this.#factsOf(pod);
@@ -248,7 +251,7 @@ export class PolicyCompiler {
         place = this.#placeOf(namespace, objects);
         places.set(namespace, place);
       }
-      let { group } = facts;
+      let group = facts.claims[0]?.group ?? null;
       if (group === null || group.epoch < epoch - 1 || facts.place?.groups !== place.groups) {
         group = place.groups.get(facts.key) ?? {
           kind: 'pod',
@@ -262,34 +265,31 @@ export class PolicyCompiler {
         };
         place.groups.set(facts.key, group);
         facts.place = place;
-        facts.group = group;
       }
       peers.enter(group);
       const isSubject = subjects === 'all' || subjects.has(name);
       let number = -1;
       if (isSubject) {
         const nodeName = subjects === 'all' ? pod.nodeName : inputs.nodeName;
-        number = peers.addSubject(group, nodeName, facts.addresses);
+        number = peers.addSubject(group, nodeName, facts.claims);
       }
       const rank = 1 + (isSubject ? 0 : 2) + (pod.terminating ? 1 : 0);
-      for (const words of facts.addresses) peers.claim(words, rank, name, group, 0, number);
+      for (const it of facts.claims) peers.enterClaim(it, rank, group, 0, number);
     }
     for (const node of objects.nodes.values()) {
       const { name } = node.metadata;
-      let addresses = this.#nodeAddresses.get(node);
-      if (addresses === undefined) {
-        addresses = node.addresses.map((it) => wordsOf(it));
-        this.#nodeAddresses.set(node, addresses);
+      let claims = this.#nodeClaims.get(node);
+      if (claims === undefined) {
+        claims = node.addresses.map((it) => claimOf(it, name));
+        this.#nodeClaims.set(node, claims);
       }
       const group = this.#nodeGroup(objects, name, peers);
-      for (const words of addresses) {
-        peers.claim(words, 5, name, group, peers.nodeNumber(name), -1);
-      }
+      for (const it of claims) peers.enterClaim(it, 5, group, peers.nodeNumber(name), -1);
     }
-    for (const [name, pod] of hostPods) {
+    for (const pod of hostPods) {
       const group = this.#nodeGroup(objects, pod.nodeName, peers);
-      for (const words of this.#factsOf(pod).addresses) {
-        peers.claim(words, 6, name, group, peers.nodeNumber(pod.nodeName), -1);
+      for (const it of this.#factsOf(pod).claims) {
+        peers.enterClaim(it, 6, group, peers.nodeNumber(pod.nodeName), -1);
       }
     }
     for (const { groups } of places.values()) {
@@ -449,14 +449,23 @@ function isMatch(atom: Exclude<Atom, { kind: 'block' }>, group: Group): boolean 
   );
 }
 
-/** What somebody says to be the owner of an address. */
+/** Somebody's word that an address is his; changed in place at each compilation. */
 interface Claim {
   readonly words: Uint32Array;
-  readonly rank: number;
   readonly name: string;
-  readonly group: Group;
-  readonly node: number;
-  readonly subject: number;
+  readonly hash: number;
+  /** Of those that claim the same address the lowest has it, then the first by name. */
+  rank: number;
+  group: Group | null;
+  node: number;
+  subject: number;
+}
+
+function claimOf(address: IpAddress, name: string): Claim {
+  const words = wordsOf(address);
+  const [a = 0, b = 0, c = 0, d = 0] = words;
+  const hash = words.length === 1 ? hash4(a) : hash6(a, b, c, d);
+  return { words, name, hash, rank: 0, group: null, node: 0, subject: -1 };
 }
 
 /** The groups of one compilation, the subjects, and who claims which address. */
@@ -499,23 +508,19 @@ class Peers {
     return this.#nodes.size;
   }
 
-  addSubject(group: Group, nodeName: string, addresses: readonly Uint32Array[]): number {
+  addSubject(group: Group, nodeName: string, claims: readonly Claim[]): number {
     const number = this.subjects.length;
-    this.subjects.push({ number, node: this.nodeNumber(nodeName), addresses });
+    this.subjects.push({ number, node: this.nodeNumber(nodeName), claims });
     this.groupOfSubject.push(group);
     return number;
   }
 
-  /** @param rank  of those that claim the same address the lowest has it, then the first by name */
-  claim(
-    words: Uint32Array,
-    rank: number,
-    name: string,
-    group: Group,
-    node: number,
-    subject: number,
-  ): void {
-    this.claims.push({ words, rank, name, group, node, subject });
+  enterClaim(claim: Claim, rank: number, group: Group, node: number, subject: number): void {
+    claim.rank = rank;
+    claim.group = group;
+    claim.node = node;
+    claim.subject = subject;
+    this.claims.push(claim);
   }
 }
 
@@ -721,29 +726,30 @@ class Addresses {
       ...words6.subarray(4 * i, 4 * i + 4),
       this.#classOf(outside, classOf[starts4.length + i]!),
     ]);
-    this.ranges4 = Uint32Array.from(
-      ranges4.length === 0 ? new Array(RANGE4_WORDS).fill(0) : ranges4,
-    );
-    this.ranges6 = Uint32Array.from(
-      ranges6.length === 0 ? new Array(RANGE6_WORDS).fill(0) : ranges6,
-    );
+    this.ranges4 = Uint32Array.from(ranges4);
+    this.ranges6 = Uint32Array.from(ranges6);
     const count4 = claims.filter(({ words }) => words.length === 1).length;
     this.addresses4 = new Uint32Array(capacityFor(count4) * ADDRESS4_WORDS);
     this.addresses6 = new Uint32Array(capacityFor(claims.length - count4) * ADDRESS6_WORDS);
-    const owners4: Claim[] = [];
-    const owners6: Claim[] = [];
-    for (const claim of claims) {
-      const { words, group, node, subject } = claim;
+    const owners4 = new Int32Array(this.addresses4.length / ADDRESS4_WORDS);
+    const owners6 = new Int32Array(this.addresses6.length / ADDRESS6_WORDS);
+    for (let i = 0; i < claims.length; i++) {
+      const claim = claims[i]!;
+      const { words, group } = claim;
       const is4 = words.length === 1;
-      const slot = this.#slotOf(words);
+      const slot = this.#slotOf(claim);
       const owners = is4 ? owners4 : owners6;
-      const owner = owners[slot];
-      if (owner !== undefined && !isBefore(claim, owner)) continue;
-      owners[slot] = claim;
+      const owner = owners[slot]!;
+      if (owner !== 0 && !isBefore(claim, claims[owner - 1]!)) continue;
+      owners[slot] = i + 1;
       const range = classOf[ranges.indexOf(words)]!;
-      const it = this.#classOf(partition.classOf[group.index]!, range) + 1;
-      if (is4) this.addresses4.set([words[0]!, it, node, subject + 1], slot * ADDRESS4_WORDS);
-      else this.addresses6.set([...words, it, node, subject + 1], slot * ADDRESS6_WORDS);
+      const table = is4 ? this.addresses4 : this.addresses6;
+      const at = slot * (is4 ? ADDRESS4_WORDS : ADDRESS6_WORDS);
+      for (let w = 0; w < words.length; w++) table[at + w] = words[w]!;
+      const after = at + words.length;
+      table[after] = this.#classOf(partition.classOf[group!.index]!, range) + 1;
+      table[after + 1] = claim.node;
+      table[after + 2] = claim.subject + 1;
     }
   }
 
@@ -761,19 +767,19 @@ class Addresses {
   }
 
   /** The address's own, or the free one that it would get. */
-  #slotOf(words: Uint32Array): number {
+  #slotOf({ words, hash }: Claim): number {
     const [a = 0, b = 0, c = 0, d = 0] = words;
     if (words.length === 1) {
       const table = this.addresses4;
       const mask = table.length / ADDRESS4_WORDS - 1;
-      for (let slot = hash4(a) & mask; ; slot = (slot + 1) & mask) {
+      for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
         const at = slot * ADDRESS4_WORDS;
         if (table[at + 1] === 0 || table[at] === a) return slot;
       }
     }
     const table = this.addresses6;
     const mask = table.length / ADDRESS6_WORDS - 1;
-    for (let slot = hash6(a, b, c, d) & mask; ; slot = (slot + 1) & mask) {
+    for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
       const at = slot * ADDRESS6_WORDS;
       if (table[at + 4] === 0) return slot;
       if (table[at] === a && table[at + 1] === b && table[at + 2] === c && table[at + 3] === d) {
@@ -783,10 +789,10 @@ class Addresses {
   }
 
   /** The class of an address that the subject has itself; -1 if it is somebody else's. */
-  ownClass(words: Uint32Array, subject: number): number {
-    const slot = this.#slotOf(words);
+  ownClass(claim: Claim, subject: number): number {
+    const slot = this.#slotOf(claim);
     const [table, at] =
-      words.length === 1
+      claim.words.length === 1
         ? [this.addresses4, slot * ADDRESS4_WORDS + 1]
         : [this.addresses6, slot * ADDRESS6_WORDS + 4];
     return table[at + 2] === subject + 1 ? table[at]! - 1 : -1;
@@ -890,12 +896,13 @@ class Matrix {
         return offsets[at]!;
       };
       for (let it = 0; it < classes; it++) this.entries[i * classes + it] = offsetOf(it, false);
-      for (const { number, addresses } of row.subjects) {
+      for (const { number, claims } of row.subjects) {
         const at = number * SUBJECT_WORDS;
         subjects[at + SUBJECT_ROW + direction] = i * classes;
-        for (const words of addresses) {
-          const own = this.#addresses.ownClass(words, number);
-          const self = at + SUBJECT_SELF + 2 * direction + (words.length === 1 ? 0 : 1);
+        for (const claim of claims) {
+          const own = this.#addresses.ownClass(claim, number);
+          const isIpv6 = claim.words.length > 1;
+          const self = at + SUBJECT_SELF + 2 * direction + (isIpv6 ? 1 : 0);
           if (own !== -1) subjects[self] = offsetOf(own, true);
         }
       }

@@ -397,10 +397,17 @@ test('compiled tables say what the reference says, however they came to be', (t)
           };
       const table = compiler.compile({ objects: set, ...around });
       lookup.install(table);
-      let now = '';
-      for (let i = 0; i < 1500; i++) {
-        const from = it.one(ADDRESSES);
-        const to = it.chance(0.05) ? from : it.one(ADDRESSES);
+      const pods = ADDRESSES.filter((address) => {
+        place(SELF_AT, address);
+        return lookup.subjectOf(SELF_AT, familyOf(address) === 4) !== -1;
+      });
+      for (let i = 0; i < 400 && pods.length > 0; i++) {
+        const [self, other] = [it.one(pods), it.one(ADDRESSES)];
+        const [from, to] = it.one([
+          [self, other],
+          [other, self],
+          [self, it.chance(0.2) ? self : it.one(pods)],
+        ] as const);
         if (familyOf(from) !== familyOf(to)) continue;
         const protocol = it.one(PROTOCOLS);
         const port = protocol === 'other' ? 0 : it.one(PORTS);
@@ -425,9 +432,11 @@ test('compiled tables say what the reference says, however they came to be', (t)
           return;
         }
       }
-      // Another compiler, which remembers nothing, makes a table of the same meaning.
-      now = fingerprint(it, compiledAnswer);
-      t.true(table.generation > generation || now === verdicts || step === 0, `seed ${SEED}`);
+      const now = fingerprint();
+      t.true(
+        table.generation > generation || now === verdicts || step === 0,
+        `seed ${SEED}: verdicts have changed, and the generation has not`,
+      );
       generation = table.generation;
       verdicts = now;
       const changes = 1 + it.below(3);
@@ -438,13 +447,13 @@ test('compiled tables say what the reference says, however they came to be', (t)
   t.true(denied > answered / 20 && denied < (answered * 19) / 20, 'both are common');
 });
 
-function fingerprint(_it: Generator, ask: typeof compiledAnswer): string {
+function fingerprint(): string {
   let text = '';
   for (let i = 0; i < ADDRESSES.length; i += 3) {
     for (let j = 1; j < ADDRESSES.length; j += 4) {
       const [a, b] = [ADDRESSES[i]!, ADDRESSES[j]!];
       if (familyOf(a) !== familyOf(b)) continue;
-      text += `${ask(INGRESS, a, b, 'TCP', 80)}${ask(EGRESS, a, b, 'UDP', 53)}`;
+      text += `${compiledAnswer(INGRESS, a, b, 'TCP', 80)}${compiledAnswer(EGRESS, a, b, 'UDP', 53)}`;
     }
   }
   return text;

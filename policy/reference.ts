@@ -70,7 +70,7 @@ interface Party {
   readonly nodeName: string | null;
 }
 
-interface Decision {
+export interface Decision {
   readonly answer: Answer;
   readonly because: string;
 }
@@ -388,20 +388,33 @@ function decide(objects: ObjectSet, index: Index, around: Surroundings, it: Ques
   return { answer: 'allow', because: `${asked ? unmatched : because}${passed}` };
 }
 
+const endText = (end: End): string => (typeof end === 'string' ? `pod ${end}` : formatAddress(end));
+
+function whyNoFlow(objects: ObjectSet, { from, to }: Flow): string {
+  for (const end of [from, to]) {
+    if (typeof end !== 'string' || addressesOf(objects, end).length > 0) continue;
+    const pod = podNamed(objects, end);
+    return hasTraffic(pod)
+      ? `pod ${end} has no address`
+      : `pod ${end} is ${pod.phase} and has no traffic`;
+  }
+  return `${endText(from)} and ${endText(to)} have no addresses of one family`;
+}
+
 /**
- * May this flow begin? Answers to it then pass by themselves.
+ * Both directions of a flow, and a remark on its port where there is one.
  * @throws PolicyQueryError if an end names a pod that is not there
  */
-export function referenceVerdict(
+export function explainFlow(
   objects: ObjectSet,
   flow: Flow,
   around: Surroundings = NOWHERE,
-): Verdict {
+): { readonly egress: Decision; readonly ingress: Decision; readonly remark: string } {
   const index = indexOf(objects, around);
   const pair = addressesOfFlow(objects, flow.from, flow.to);
   if (pair === null) {
-    const because = `${endText(flow.from)} and ${endText(flow.to)} have no addresses of one family`;
-    return { ingress: 'deny', egress: 'deny', verdict: 'deny', because };
+    const denial: Decision = { answer: 'deny', because: whyNoFlow(objects, flow) };
+    return { egress: denial, ingress: denial, remark: '' };
   }
   const partyOf = (end: End, address: IpAddress): Party => {
     if (typeof end === 'string') {
@@ -419,22 +432,36 @@ export function referenceVerdict(
   const ask = (direction: Direction, self: Party, peer: Party): Decision => {
     const { pod } = self;
     if (pod === null) {
-      return {
-        answer: 'allow',
-        because: `${describe(self)} is no pod, and has no ${direction} policy`,
-      };
+      const because = `${describe(self)} is no pod and has no ${direction} policy`;
+      return { answer: 'allow', because };
     }
     const question = { direction, self: { ...self, pod }, peer, destination, protocol, port };
     return decide(objects, index, around, question);
   };
-  const egress = ask('egress', source, destination);
-  const ingress = ask('ingress', destination, source);
+  const isUnnamed = typeof flow.port === 'string' && port === 0 && protocol !== 'other';
+  return {
+    egress: ask('egress', source, destination),
+    ingress: ask('ingress', destination, source),
+    remark: isUnnamed
+      ? `${describe(destination)} has no ${protocol} port named "${flow.port}", so no rule with ports matches`
+      : '',
+  };
+}
+
+/**
+ * May this flow begin? Answers to it then pass by themselves.
+ * @throws PolicyQueryError if an end names a pod that is not there
+ */
+export function referenceVerdict(
+  objects: ObjectSet,
+  flow: Flow,
+  around: Surroundings = NOWHERE,
+): Verdict {
+  const { egress, ingress, remark } = explainFlow(objects, flow, around);
   const decisions = [egress, ingress];
   const denials = decisions.filter(({ answer }) => answer === 'deny');
   const reasons = (denials.length > 0 ? denials : decisions).map(({ because }) => because);
-  if (typeof flow.port === 'string' && port === 0 && protocol !== 'other') {
-    reasons.push(`${describe(destination)} has no ${protocol} port named "${flow.port}"`);
-  }
+  if (remark !== '') reasons.push(remark);
   return {
     ingress: ingress.answer,
     egress: egress.answer,
@@ -442,5 +469,3 @@ export function referenceVerdict(
     because: [...new Set(reasons)].join('; '),
   };
 }
-
-const endText = (end: End): string => (typeof end === 'string' ? `pod ${end}` : formatAddress(end));
