@@ -112,7 +112,6 @@ export interface CompiledServices {
 interface Place {
   readonly nodeName: string;
   readonly zone: string;
-  readonly nodes: ObjectSet['nodes'];
   readonly nodeAddresses: readonly IpAddress[];
   readonly serviceNetworks: readonly Cidr[];
   readonly externalIpBlocks: readonly Cidr[];
@@ -377,11 +376,12 @@ function makePiece(
   service: Service,
   slices: readonly EndpointSlice[] | undefined,
   pods: readonly Pod[] | undefined,
+  nodes: ObjectSet['nodes'],
   place: Place,
 ): Piece {
   const writer = new PieceWriter();
   const served = !isLeftAlone(service);
-  const found = served ? resolveEndpoints(service, slices, pods, place.nodes) : [];
+  const found = served ? resolveEndpoints(service, slices, pods, nodes) : [];
   for (const some of found) writePort(writer, service, some, place);
   return {
     place,
@@ -423,19 +423,28 @@ const sayTheSame = (a: Piece, b: Piece): boolean =>
 const sameBlocks = (a: readonly Cidr[], b: readonly Cidr[]): boolean =>
   sameItems(a.map(formatCidr), b.map(formatCidr));
 
-/** What of the nodes matters here. */
-const sameNodes = (a: ObjectSet['nodes'], b: ObjectSet['nodes']): boolean =>
-  a === b ||
-  (a.size === b.size &&
-    [...a].every(([name, node]) => {
-      const other = b.get(name);
-      return (
-        node === other ||
-        (other !== undefined &&
-          zoneOf(node) === zoneOf(other) &&
-          sameItems(node.addresses, other.addresses))
-      );
-    }));
+/** The names of those that have become others, as far as it matters here. */
+function changedNodes(a: ObjectSet['nodes'], b: ObjectSet['nodes']): ReadonlySet<string> {
+  const names = new Set<string>();
+  if (a === b) return names;
+  for (const key of new Set([...a.keys(), ...b.keys()])) {
+    const [old, now] = [a.get(key), b.get(key)];
+    const isSame =
+      zoneOf(old) === zoneOf(now) && sameItems(old?.addresses ?? [], now?.addresses ?? []);
+    if (!isSame) names.add(key.slice(1));
+  }
+  return names;
+}
+
+const isOn = (
+  names: ReadonlySet<string>,
+  slices: readonly EndpointSlice[] | undefined,
+  pods: readonly Pod[] | undefined,
+): boolean =>
+  names.size > 0 &&
+  (slices?.some(({ endpoints }) => endpoints.some(({ nodeName }) => names.has(nodeName))) ===
+    true ||
+    pods?.some(({ nodeName }) => names.has(nodeName)) === true);
 
 /** Open addressing over rows of words; half of the slots stay empty. */
 const slotsFor = (count: number): Int32Array =>
@@ -467,7 +476,9 @@ export class ServiceCompiler {
     const { objects } = inputs;
     const before = this.#inputs;
     const place = this.#placeOf(inputs);
-    let isChanged = place !== this.#place;
+    const moved = changedNodes(before?.nodes ?? new Map(), objects.nodes);
+    // Nodes' addresses are in the table whether or not there are endpoints on them.
+    let isChanged = place !== this.#place || moved.size > 0;
     const servicesChanged = objects.services !== before?.services;
     const slicesChanged = objects.endpointSlices !== before?.endpointSlices;
     const podsChanged = objects.pods !== before?.pods;
@@ -493,13 +504,14 @@ export class ServiceCompiler {
         old !== undefined &&
         old.service === service &&
         old.place === place &&
+        !isOn(moved, slices, pods) &&
         sameItems(old.slices, slices) &&
         sameItems(old.pods, pods)
       ) {
         pieces.set(name, old);
         continue;
       }
-      const piece = makePiece(service, slices, pods, place);
+      const piece = makePiece(service, slices, pods, objects.nodes, place);
       pieces.set(name, piece);
       if (old === undefined || !sayTheSame(old, piece)) isChanged = true;
     }
@@ -513,7 +525,13 @@ export class ServiceCompiler {
     this.#inputs = objects;
     if (isChanged || this.#result.table === EMPTY_SERVICE_TABLE) {
       this.#generation += 1;
-      this.#result = assemble([...pieces.values()], place, this.#taken, this.#generation);
+      this.#result = assemble(
+        [...pieces.values()],
+        place,
+        objects.nodes,
+        this.#taken,
+        this.#generation,
+      );
     }
     return this.#result;
   }
@@ -521,20 +539,19 @@ export class ServiceCompiler {
   /** The one before, if it says the same. */
   #placeOf(inputs: ServiceInputs): Place {
     const { objects, nodeName, nodeAddresses, serviceNetworks, externalIpBlocks } = inputs;
-    const { nodes } = objects;
+    const zone = zoneOf(objects.nodes.get(`/${nodeName}`));
     const before = this.#place;
     if (
       before !== null &&
       before.nodeName === nodeName &&
+      before.zone === zone &&
       sameItems(before.nodeAddresses, nodeAddresses) &&
       sameBlocks(before.serviceNetworks, serviceNetworks) &&
-      sameBlocks(before.externalIpBlocks, externalIpBlocks) &&
-      sameNodes(before.nodes, nodes)
+      sameBlocks(before.externalIpBlocks, externalIpBlocks)
     ) {
       return before;
     }
-    const zone = zoneOf(nodes.get(`/${nodeName}`));
-    return { nodeName, zone, nodes, nodeAddresses, serviceNetworks, externalIpBlocks };
+    return { nodeName, zone, nodeAddresses, serviceNetworks, externalIpBlocks };
   }
 }
 
@@ -601,6 +618,7 @@ class AddressTable {
 function assemble(
   pieces: readonly Piece[],
   place: Place,
+  nodes: ObjectSet['nodes'],
   taken: ReadonlyMap<IpAddress, string>,
   generation: number,
 ): CompiledServices {
@@ -624,7 +642,7 @@ function assemble(
 
   const nodesByAddress = new Map<IpAddress, string>();
   for (const address of place.nodeAddresses) nodesByAddress.set(address, `Node ${place.nodeName}`);
-  for (const node of place.nodes.values()) {
+  for (const node of nodes.values()) {
     for (const address of node.addresses) nodesByAddress.set(address, describeObject(node));
   }
   const addressTable = new AddressTable(
