@@ -1,109 +1,234 @@
 /**
- * Who stands behind a Service's port: from its EndpointSlices, or, where a Service with a selector has
- * none, from the pods that it selects, for a bare-metal cluster has no controller that would list them.
+ * Which endpoints a Service has: those that EndpointSlices list, or, where there is no controller that
+ * writes any, those that its selector finds among the pods.
  */
-import type {
-  Endpoint,
-  EndpointSlice,
-  ObjectSet,
-  Pod,
-  Protocol,
-  Service,
-  ServicePort,
+import {
+  type EndpointSlice,
+  type Labels,
+  type Node,
+  type ObjectSet,
+  type Pod,
+  type Service,
+  type ServicePort,
+  nameOf,
 } from '../objects/types.ts';
 import { type Family, type IpAddress, familyOf } from '../wire/address.ts';
 
-/** One address and port that may serve. */
-export interface ServiceEndpoint extends Omit<Endpoint, 'addresses'> {
+const ZONE_LABEL = 'topology.kubernetes.io/zone';
+
+export interface ServiceEndpoint {
   readonly address: IpAddress;
-  /** 1..65535 */
   readonly port: number;
+  /** Takes new connections. */
+  readonly ready: boolean;
+  /** Answers, whether or not it is about to end. */
+  readonly serving: boolean;
+  readonly terminating: boolean;
+  /** '' when nobody says. */
+  readonly nodeName: string;
+  readonly zone: string;
+  readonly hintsForZones: readonly string[];
+  readonly hintsForNodes: readonly string[];
 }
 
-/** A Service's slices, by `namespace/name` of the Service. */
-export function slicesByService(
-  slices: Iterable<EndpointSlice>,
-): ReadonlyMap<string, readonly EndpointSlice[]> {
-  const by = new Map<string, EndpointSlice[]>();
-  for (const slice of slices) {
+/** The endpoints of one port of a Service, of one family: in no order, no address and port twice. */
+export interface PortEndpoints {
+  readonly port: ServicePort;
+  readonly family: Family;
+  readonly endpoints: readonly ServiceEndpoint[];
+}
+
+export const zoneOf = (node: Node | undefined): string => node?.metadata.labels[ZONE_LABEL] ?? '';
+
+export type SlicesByService = ReadonlyMap<string, readonly EndpointSlice[]>;
+/** For each Service that has a selector and no slices: the pods that it selects. */
+export type PodsByService = ReadonlyMap<string, readonly Pod[]>;
+
+/** By `nameOf` of the Service; in the order of the slices' names, whatever order they are known in. */
+export function slicesByService(slices: ObjectSet['endpointSlices']): SlicesByService {
+  const found = new Map<string, EndpointSlice[]>();
+  for (const slice of slices.values()) {
     if (slice.serviceName === '') continue;
-    const key = `${slice.metadata.namespace}/${slice.serviceName}`;
-    const list = by.get(key);
-    if (list === undefined) by.set(key, [slice]);
-    else list.push(slice);
+    const name = `${slice.metadata.namespace}/${slice.serviceName}`;
+    const others = found.get(name);
+    if (others === undefined) found.set(name, [slice]);
+    else others.push(slice);
   }
-  return by;
+  for (const some of found.values()) {
+    if (some.length > 1) some.sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
+  }
+  return found;
 }
 
-/** Pods that may be endpoints, by namespace. */
-export function podsByNamespace(pods: Iterable<Pod>): ReadonlyMap<string, readonly Pod[]> {
-  const by = new Map<string, Pod[]>();
-  for (const pod of pods) {
-    if (pod.phase === 'Succeeded' || pod.phase === 'Failed' || pod.podIPs.length === 0) continue;
-    const list = by.get(pod.metadata.namespace);
-    if (list === undefined) by.set(pod.metadata.namespace, [pod]);
-    else list.push(pod);
-  }
-  return by;
-}
+const selects = (selector: Labels, labels: Labels): boolean =>
+  Object.entries(selector).every(([key, value]) => labels[key] === value);
 
-/** @param family of the frontend; an address translator has both ends of one */
-export function endpointsOf(
-  service: Service,
-  port: ServicePort,
-  family: Family,
-  slices: readonly EndpointSlice[],
-  pods: readonly Pod[],
-  objects: ObjectSet,
-): readonly ServiceEndpoint[] {
-  if (slices.length === 0 && service.selector !== null) {
-    return pods.flatMap((pod) => endpointOfPod(service, port, family, pod, objects));
+const hasTraffic = ({ phase }: Pod): boolean => phase !== 'Succeeded' && phase !== 'Failed';
+
+/** An empty selector selects nobody: so Kubernetes has it for Services. */
+export function podsByService(
+  services: ObjectSet['services'],
+  slices: SlicesByService,
+  pods: ObjectSet['pods'],
+): PodsByService {
+  const found = new Map<string, Pod[]>();
+  // Each waits under one of its labels, so that a pod is compared with few Services.
+  const waiting = new Map<string, { selector: Labels; found: Pod[] }[]>();
+  const keyOf = (namespace: string, label: string, value: string): string =>
+    `${namespace}/${label}=${value}`;
+  for (const [name, service] of services) {
+    const { selector } = service;
+    if (selector === null || slices.has(name)) continue;
+    const [label] = Object.entries(selector);
+    if (label === undefined) continue;
+    const selected: Pod[] = [];
+    found.set(name, selected);
+    const key = keyOf(service.metadata.namespace, ...label);
+    const others = waiting.get(key);
+    if (others === undefined) waiting.set(key, [{ selector, found: selected }]);
+    else others.push({ selector, found: selected });
   }
-  const byAddress = new Map<string, ServiceEndpoint>();
-  for (const slice of slices) {
-    if ((slice.addressType === 'IPv4' ? 4 : 6) !== family) continue;
-    for (const { name, protocol, port: number } of slice.ports) {
-      if (name !== port.name || protocol !== port.protocol || number === 0) continue;
-      for (const { addresses, ...endpoint } of slice.endpoints) {
-        // All addresses of one entry are fungible: the first stands for it.
-        const [address] = addresses;
-        if (address === undefined) continue;
-        byAddress.set(`${address} ${number}`, { ...endpoint, address, port: number });
+  if (waiting.size === 0) return found;
+  for (const pod of pods.values()) {
+    if (!hasTraffic(pod)) continue;
+    const { namespace, labels } = pod.metadata;
+    for (const [label, value] of Object.entries(labels)) {
+      for (const it of waiting.get(keyOf(namespace, label, value)) ?? []) {
+        if (selects(it.selector, labels)) it.found.push(pod);
       }
     }
   }
-  return [...byAddress.values()];
+  return found;
 }
 
-function endpointOfPod(
-  service: Service,
-  { targetPort, protocol }: ServicePort,
-  family: Family,
-  pod: Pod,
-  objects: ObjectSet,
-): readonly ServiceEndpoint[] {
-  const { labels } = pod.metadata;
-  for (const [key, value] of Object.entries(service.selector!)) {
-    if (!Object.hasOwn(labels, key) || labels[key] !== value) return [];
+const rankOf = ({ ready, serving }: ServiceEndpoint): number => (ready ? 2 : 0) + (serving ? 1 : 0);
+
+/** What is listed twice counts as the better of the two; of equal ones the first. */
+function withoutDuplicates(endpoints: readonly ServiceEndpoint[]): readonly ServiceEndpoint[] {
+  const byPort = new Map<number, Map<IpAddress, ServiceEndpoint>>();
+  for (const endpoint of endpoints) {
+    let some = byPort.get(endpoint.port);
+    if (some === undefined) byPort.set(endpoint.port, (some = new Map()));
+    const other = some.get(endpoint.address);
+    if (other === undefined || rankOf(endpoint) > rankOf(other)) {
+      some.set(endpoint.address, endpoint);
+    }
   }
-  const port = typeof targetPort === 'number' ? targetPort : namedPort(pod, targetPort, protocol);
-  const address = pod.podIPs.find((it) => familyOf(it) === family);
-  if (port === null || address === undefined) return [];
-  const node = objects.nodes.get(`/${pod.nodeName}`);
-  return [
-    {
+  return [...byPort.values()].flatMap((some) => [...some.values()]);
+}
+
+function fromSlices(
+  port: ServicePort,
+  family: Family,
+  slices: readonly EndpointSlice[],
+  nodes: ObjectSet['nodes'],
+): readonly ServiceEndpoint[] {
+  const found: ServiceEndpoint[] = [];
+  for (const slice of slices) {
+    if ((slice.addressType === 'IPv4' ? 4 : 6) !== family) continue;
+    for (const listed of slice.ports) {
+      if (listed.name !== port.name || listed.protocol !== port.protocol || listed.port === 0) {
+        continue;
+      }
+      for (const endpoint of slice.endpoints) {
+        const { ready, serving, terminating, nodeName, hintsForZones, hintsForNodes } = endpoint;
+        const zone = endpoint.zone === '' ? zoneOf(nodes.get(`/${nodeName}`)) : endpoint.zone;
+        for (const address of endpoint.addresses) {
+          if (familyOf(address) !== family) continue;
+          found.push({
+            address,
+            port: listed.port,
+            ready,
+            serving,
+            terminating,
+            nodeName,
+            zone,
+            hintsForZones,
+            hintsForNodes,
+          });
+        }
+      }
+    }
+  }
+  return withoutDuplicates(found);
+}
+
+/** 0 when the pod has no container port of this name and protocol. */
+const targetPortOf = (pod: Pod, { targetPort, protocol }: ServicePort): number =>
+  typeof targetPort === 'number'
+    ? targetPort
+    : (pod.ports.find((it) => it.name === targetPort && it.protocol === protocol)?.containerPort ??
+      0);
+
+/** One that uses its node's network may not have been told its address yet: it is the node's. */
+const addressesOf = (pod: Pod, node: Node | undefined): readonly IpAddress[] =>
+  pod.hostNetwork && pod.podIPs.length === 0 ? (node?.addresses ?? []) : pod.podIPs;
+
+function fromPods(
+  port: ServicePort,
+  family: Family,
+  { publishNotReadyAddresses }: Service,
+  pods: readonly Pod[],
+  nodes: ObjectSet['nodes'],
+): readonly ServiceEndpoint[] {
+  const found: ServiceEndpoint[] = [];
+  for (const pod of pods) {
+    const { nodeName, ready, terminating } = pod;
+    const node = nodes.get(`/${nodeName}`);
+    const address = addressesOf(pod, node).find((it) => familyOf(it) === family);
+    const number = targetPortOf(pod, port);
+    if (address === undefined || number === 0) continue;
+    found.push({
       address,
-      port,
-      ready: service.publishNotReadyAddresses || (pod.ready && !pod.terminating),
-      serving: pod.ready,
-      terminating: pod.terminating,
-      nodeName: pod.nodeName,
-      zone: node?.metadata.labels['topology.kubernetes.io/zone'] ?? '',
+      port: number,
+      ready: publishNotReadyAddresses || (ready && !terminating),
+      serving: ready,
+      terminating,
+      nodeName,
+      zone: zoneOf(node),
       hintsForZones: [],
       hintsForNodes: [],
-    },
-  ];
+    });
+  }
+  return withoutDuplicates(found);
 }
 
-const namedPort = (pod: Pod, name: string, protocol: Protocol): number | null =>
-  pod.ports.find((it) => it.name === name && it.protocol === protocol)?.containerPort ?? null;
+/** The families that a Service has: those of its cluster IPs; of a headless one both. */
+export function familiesOf({ clusterIPs }: Service): readonly Family[] {
+  const all: readonly Family[] = [4, 6];
+  return clusterIPs.length === 0
+    ? all
+    : all.filter((family) => clusterIPs.some((address) => familyOf(address) === family));
+}
+
+/** @param slices  undefined: there are none, and `pods` is what its selector finds */
+export function resolveEndpoints(
+  service: Service,
+  slices: readonly EndpointSlice[] | undefined,
+  pods: readonly Pod[] | undefined,
+  nodes: ObjectSet['nodes'],
+): readonly PortEndpoints[] {
+  return service.ports.flatMap((port) =>
+    familiesOf(service).map((family) => ({
+      port,
+      family,
+      endpoints:
+        slices === undefined
+          ? fromPods(port, family, service, pods ?? [], nodes)
+          : fromSlices(port, family, slices, nodes),
+    })),
+  );
+}
+
+/** By `nameOf` of the Service. */
+export function endpointsOf(objects: ObjectSet): ReadonlyMap<string, readonly PortEndpoints[]> {
+  const slices = slicesByService(objects.endpointSlices);
+  const pods = podsByService(objects.services, slices, objects.pods);
+  return new Map(
+    [...objects.services.values()].map((service) => {
+      const name = nameOf(service);
+      const found = resolveEndpoints(service, slices.get(name), pods.get(name), objects.nodes);
+      return [name, found];
+    }),
+  );
+}

@@ -2,16 +2,7 @@
  * Services as the packet path reads them: frontends (address, protocol, port), and for each the endpoints
  * that this node may send to. Flat arrays, compiled on the main thread, swapped in whole.
  * Runs per packet: no await, no allocation, no throw.
- *
- *     slots      [ frontend + 1 | ... ]         open addressing, by hash of address, protocol and port
- *     frontends  FRONTEND_WORDS each            key, traits, and three lists of backends
- *     backends   BACKEND_WORDS each             a frontend's lists stand one behind the other
- *
- * A flow gets the backend with the highest score, a mix of the flow's hash and the backend's own
- * (rendezvous hashing, Thaler and Ravishankar 1998): what a lost backend had spreads over all others, and
- * nothing else moves.
  */
-import { mix } from '../wire/flow-key.ts';
 
 /** What frontendOf says besides an index. */
 export const FRONTEND_NONE = -1;
@@ -29,72 +20,108 @@ export const BACKEND_SOURCE_REFUSED = -3;
 
 /** Words of a backend in `backends`: address (IPv4 in the first, else all four, host order), then: */
 export const BACKEND_PORT = 4;
-/** Of address and port: the same on every node and after every restart. */
+/** Number that stays the same while the endpoint is known. */
 export const BACKEND_ID = 5;
 export const BACKEND_WORDS = 8;
 
-/**
- * Words of a frontend: address as a backend's; then these. Lists are offsets of their first backend, in
- * backends, and counts: `inside` for pods and nodes, `outside` for others, `serving` all that flows
- * may stay with.
- */
-export const FRONTEND_KEY = 4; // protocol << 16 | port
-export const FRONTEND_TRAITS = 5;
+/** Of the endpoint's address and port alone: what rendezvous hashing mixes with a flow's hash. */
+export const BACKEND_SEED = 6;
+export const BACKEND_FLAGS = 7;
+/** Of BACKEND_FLAGS: on this node. */
+export const BACKEND_LOCAL = 1;
+
+/** Words of a frontend: address as a backend's, then: */
+export const FRONTEND_KEY = 4;
+export const FRONTEND_FLAGS = 5;
 export const FRONTEND_AFFINITY_S = 6;
-export const FRONTEND_INSIDE = 7;
-export const FRONTEND_INSIDE_COUNT = 8;
-export const FRONTEND_OUTSIDE = 9;
-export const FRONTEND_OUTSIDE_COUNT = 10;
-export const FRONTEND_SERVING = 11;
-export const FRONTEND_SERVING_COUNT = 12;
-/** First of its source ranges and their count; no count: any source. */
-export const FRONTEND_RANGES = 13;
-export const FRONTEND_RANGES_COUNT = 14;
+/** Its endpoints in `backends`, in ascending order of address and port. */
+export const FRONTEND_BACKENDS = 7;
+export const FRONTEND_BACKENDS_COUNT = 8;
+/** Those that are chosen from, in `members`: for clients inside of the cluster, and for others. */
+export const FRONTEND_INSIDE = 9;
+export const FRONTEND_INSIDE_COUNT = 10;
+export const FRONTEND_OUTSIDE = 11;
+export const FRONTEND_OUTSIDE_COUNT = 12;
+export const FRONTEND_SOURCES = 13;
+export const FRONTEND_SOURCES_COUNT = 14;
 export const FRONTEND_WORDS = 16;
 
-export const TRAIT_IPV6 = 1;
-/** A client from outside is not seen by the backend. */
-export const TRAIT_HIDES = 2;
-/** No backend inside, or outside, but there is one elsewhere. */
-export const TRAIT_ELSEWHERE_INSIDE = 4;
-export const TRAIT_ELSEWHERE_OUTSIDE = 8;
-/** A node's own address: other ports of it are the node's. */
-export const TRAIT_NODE = 16;
+/** Of FRONTEND_FLAGS. Nobody on this node, though elsewhere: to clients inside, to others. */
+export const INSIDE_NOT_LOCAL = 1;
+export const OUTSIDE_NOT_LOCAL = 2;
+/** Only endpoints of this node are ever chosen. */
+export const ONLY_LOCAL = 4;
+export const HIDES_SOURCE = 8;
+/** Clients outside must be in one of its source ranges. */
+export const RESTRICTED = 16;
 
-/** First and last address, four words each, host order; IPv4 in the first. */
-export const RANGE_WORDS = 8;
+/** Of FRONTEND_KEY, and all that is told of a known address's family. */
+export const FAMILY6 = 1 << 24;
+export const frontendKey = (is4: boolean, protocol: number, port: number): number =>
+  (is4 ? 0 : FAMILY6) | (protocol << 16) | port;
+
+/** Words of a known address: address, family (0 or FAMILY6), then what it is. */
+export const ADDRESS_FAMILY = 4;
+export const ADDRESS_MEANING = 5;
+export const ADDRESS_WORDS = 8;
+/** Its unused ports are rejected. */
+export const MEANS_SERVICE = 1;
+/** Somebody else serves it: a node, another proxy. */
+export const MEANS_LEFT_ALONE = 2;
+
+/** Words of a network: first and last address, family. */
+export const NETWORK_LAST = 4;
+export const NETWORK_FAMILY = 8;
+export const NETWORK_WORDS = 9;
 
 /** Numbers and typed arrays only, so that it can be placed in shared memory. */
 export interface ServiceTable {
   /** Grows with every change. */
   readonly generation: number;
   readonly backends: Uint32Array;
-  /** A power of two of them. */
-  readonly slots: Uint32Array;
   readonly frontends: Uint32Array;
-  /** Slots of addresses that are Services' whatever the port: one frontend of each, plus 1. */
+  /** Places in a frontend's backends: the lists that FRONTEND_INSIDE and FRONTEND_OUTSIDE point to. */
+  readonly members: Uint32Array;
+  /** First and last address of source ranges, of the frontend's family. */
+  readonly sources: Uint32Array;
+  /** Frontends by hash; a power of two, -1 where there is none, and somewhere there is none. */
+  readonly frontendSlots: Int32Array;
   readonly addresses: Uint32Array;
-  /** RANGE_WORDS each; of loadBalancerSourceRanges. */
-  readonly ranges: Uint32Array;
-  /** Service networks of each family, RANGE_WORDS each. */
-  readonly networks4: Uint32Array;
-  readonly networks6: Uint32Array;
+  /** Known addresses by hash, as frontendSlots. */
+  readonly addressSlots: Int32Array;
+  /** The Service networks. */
+  readonly networks: Uint32Array;
 }
+
+export const SOURCE_WORDS = 8;
 
 export const EMPTY_SERVICE_TABLE: ServiceTable = {
   generation: 0,
   backends: Uint32Array.of(),
-  slots: Uint32Array.of(0),
   frontends: Uint32Array.of(),
-  addresses: Uint32Array.of(0),
-  ranges: Uint32Array.of(),
-  networks4: Uint32Array.of(),
-  networks6: Uint32Array.of(),
+  members: Uint32Array.of(),
+  sources: Uint32Array.of(),
+  frontendSlots: Int32Array.of(-1),
+  addresses: Uint32Array.of(),
+  addressSlots: Int32Array.of(-1),
+  networks: Uint32Array.of(),
 };
 
-/** Of four address words; IPv4 in the first, zeros behind. */
-export const hashAddress = (a: number, b: number, c: number, d: number): number =>
-  mix(mix(mix(mix(0x57656674, a), b), c), d);
+/** MurmurHash3's last step: one bit of `word` changes each bit of the result in half of all cases. */
+export function scramble(word: number): number {
+  let h = Math.imul(word ^ (word >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return h ^ (h >>> 16);
+}
+
+/**
+ * Of an address (IPv4 in the first word, else all four) and a port or key. For one port no two IPv4
+ * addresses have the same.
+ */
+export function hashOf(is4: boolean, a: number, b: number, c: number, d: number, key: number) {
+  const low = is4 ? a : scramble(scramble(scramble(a) ^ b) ^ c) ^ d;
+  return scramble(scramble(low) ^ key);
+}
 
 export interface ServiceLookup {
   readonly install: (table: ServiceTable) => void;
@@ -125,127 +152,141 @@ export interface ServiceLookup {
 
 /** @param view the arena that the addresses stand in */
 export function createServiceLookup(view: DataView): ServiceLookup {
-  let { backends, slots, frontends, addresses, ranges, networks4, networks6 } = EMPTY_SERVICE_TABLE;
+  let { backends, frontends, members, sources, networks } = EMPTY_SERVICE_TABLE;
+  let { frontendSlots, addresses, addressSlots } = EMPTY_SERVICE_TABLE;
 
-  function openTable(table: ServiceTable): void {
-    ({ backends, slots, frontends, addresses, ranges, networks4, networks6 } = table);
-  }
-
-  function word(at: number, is4: boolean, index: number): number {
-    if (is4) return index === 0 ? view.getUint32(at) : 0;
-    return view.getUint32(at + 4 * index);
-  }
-
-  function isAddress(base: number, table: Uint32Array, at: number, is4: boolean): boolean {
-    if (is4) return table[base] === view.getUint32(at);
-    return (
-      table[base] === view.getUint32(at) &&
-      table[base + 1] === view.getUint32(at + 4) &&
-      table[base + 2] === view.getUint32(at + 8) &&
-      table[base + 3] === view.getUint32(at + 12)
-    );
-  }
-
-  function frontendOf(at: number, is4: boolean, protocol: number, port: number): number {
-    const hash = hashAddress(
-      word(at, is4, 0),
-      word(at, is4, 1),
-      word(at, is4, 2),
-      word(at, is4, 3),
-    );
-    const key = (protocol << 16) | port;
-    const family = is4 ? 0 : TRAIT_IPV6;
-    for (let i = mix(hash, key); ; i++) {
-      const slot = slots[i & (slots.length - 1)]!;
-      if (slot === 0) break;
-      const base = (slot - 1) * FRONTEND_WORDS;
-      if (
-        frontends[base + FRONTEND_KEY] === key &&
-        (frontends[base + FRONTEND_TRAITS]! & TRAIT_IPV6) === family &&
-        isAddress(base, frontends, at, is4)
-      ) {
-        return slot - 1;
-      }
-    }
-    for (let i = hash; ; i++) {
-      const slot = addresses[i & (addresses.length - 1)]!;
-      if (slot === 0) break;
-      const base = (slot - 1) * FRONTEND_WORDS;
-      if (
-        (frontends[base + FRONTEND_TRAITS]! & TRAIT_IPV6) === family &&
-        isAddress(base, frontends, at, is4)
-      ) {
-        return FRONTEND_UNUSED_PORT;
-      }
-    }
-    const networks = is4 ? networks4 : networks6;
-    for (let base = 0; base < networks.length; base += RANGE_WORDS) {
-      if (isWithin(networks, base, at, is4)) return FRONTEND_UNALLOCATED;
-    }
-    return FRONTEND_NONE;
-  }
-
-  function isWithin(table: Uint32Array, base: number, at: number, is4: boolean): boolean {
-    if (is4) {
-      const address = view.getUint32(at);
-      return address >= table[base]! && address <= table[base + 4]!;
-    }
-    return compare(table, base, at) <= 0 && compare(table, base + 4, at) >= 0;
-  }
-
-  /** -1, 0 or 1: what stands in the table against the IPv6 address at `at`. */
-  function compare(table: Uint32Array, base: number, at: number): number {
-    for (let i = 0; i < 4; i++) {
-      const own = table[base + i]!;
-      const other = view.getUint32(at + 4 * i);
-      if (own !== other) return own < other ? -1 : 1;
+  /** -1, 0 or 1: the address at `at` against the words of `table` at `index`. */
+  function compare(at: number, is4: boolean, table: Uint32Array, index: number): number {
+    const words = is4 ? 1 : 4;
+    for (let i = 0; i < words; i++) {
+      const a = view.getUint32(at + 4 * i);
+      const b = table[index + i]!;
+      if (a !== b) return a < b ? -1 : 1;
     }
     return 0;
   }
 
+  function hashAt(at: number, is4: boolean, key: number): number {
+    const first = view.getInt32(at);
+    return is4
+      ? hashOf(true, first, 0, 0, 0, key)
+      : hashOf(
+          false,
+          first,
+          view.getInt32(at + 4),
+          view.getInt32(at + 8),
+          view.getInt32(at + 12),
+          key,
+        );
+  }
+
+  function meaningOf(at: number, is4: boolean): number {
+    const mask = addressSlots.length - 1;
+    const family = is4 ? 0 : FAMILY6;
+    let slot = hashAt(at, is4, family) & mask;
+    for (;;) {
+      const entry = addressSlots[slot]!;
+      if (entry < 0) return 0;
+      const index = entry * ADDRESS_WORDS;
+      if (
+        addresses[index + ADDRESS_FAMILY] === family &&
+        compare(at, is4, addresses, index) === 0
+      ) {
+        return addresses[index + ADDRESS_MEANING]!;
+      }
+      slot = (slot + 1) & mask;
+    }
+  }
+
+  function isInNetwork(at: number, is4: boolean): boolean {
+    const family = is4 ? 0 : FAMILY6;
+    for (let i = 0; i < networks.length; i += NETWORK_WORDS) {
+      if (
+        networks[i + NETWORK_FAMILY] === family &&
+        compare(at, is4, networks, i) >= 0 &&
+        compare(at, is4, networks, i + NETWORK_LAST) <= 0
+      ) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  function frontendOf(at: number, is4: boolean, protocol: number, port: number): number {
+    const key = frontendKey(is4, protocol, port);
+    const mask = frontendSlots.length - 1;
+    let slot = hashAt(at, is4, key) & mask;
+    for (;;) {
+      const frontend = frontendSlots[slot]!;
+      if (frontend < 0) break;
+      const index = frontend * FRONTEND_WORDS;
+      if (frontends[index + FRONTEND_KEY] === key && compare(at, is4, frontends, index) === 0) {
+        return frontend;
+      }
+      slot = (slot + 1) & mask;
+    }
+    const meaning = meaningOf(at, is4);
+    if (meaning === MEANS_SERVICE) return FRONTEND_UNUSED_PORT;
+    if (meaning === MEANS_LEFT_ALONE) return FRONTEND_NONE;
+    return isInNetwork(at, is4) ? FRONTEND_UNALLOCATED : FRONTEND_NONE;
+  }
+
+  function isAllowedSource(index: number, at: number): boolean {
+    const is4 = (frontends[index + FRONTEND_KEY]! & FAMILY6) === 0;
+    const from = frontends[index + FRONTEND_SOURCES]!;
+    const end = from + frontends[index + FRONTEND_SOURCES_COUNT]!;
+    for (let i = from; i < end; i++) {
+      const range = i * SOURCE_WORDS;
+      if (compare(at, is4, sources, range) >= 0 && compare(at, is4, sources, range + 4) <= 0) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   function pick(frontend: number, sourceAt: number, isInside: boolean, hash: number): number {
-    const base = frontend * FRONTEND_WORDS;
-    const traits = frontends[base + FRONTEND_TRAITS]!;
-    if (!isInside && !isSourceAllowed(base, sourceAt, (traits & TRAIT_IPV6) === 0)) {
+    const index = frontend * FRONTEND_WORDS;
+    const flags = frontends[index + FRONTEND_FLAGS]!;
+    if (!isInside && (flags & RESTRICTED) !== 0 && !isAllowedSource(index, sourceAt)) {
       return BACKEND_SOURCE_REFUSED;
     }
-    const list = base + (isInside ? FRONTEND_INSIDE : FRONTEND_OUTSIDE);
-    const count = frontends[list + 1]!;
+    const from = frontends[index + (isInside ? FRONTEND_INSIDE : FRONTEND_OUTSIDE)]!;
+    const count = frontends[index + (isInside ? FRONTEND_INSIDE_COUNT : FRONTEND_OUTSIDE_COUNT)]!;
     if (count === 0) {
-      const elsewhere = isInside ? TRAIT_ELSEWHERE_INSIDE : TRAIT_ELSEWHERE_OUTSIDE;
-      return (traits & elsewhere) === 0 ? BACKEND_NONE : BACKEND_NOT_LOCAL;
+      const notLocal = isInside ? INSIDE_NOT_LOCAL : OUTSIDE_NOT_LOCAL;
+      return (flags & notLocal) === 0 ? BACKEND_NONE : BACKEND_NOT_LOCAL;
     }
-    const first = frontends[list]!;
-    let best = first;
+    const first = frontends[index + FRONTEND_BACKENDS]!;
+    let best = -1;
     let bestScore = -1;
-    const end = first + count * BACKEND_WORDS;
-    for (let at = first; at < end; at += BACKEND_WORDS) {
-      const score = mix(hash, backends[at + BACKEND_ID]!) >>> 0;
+    for (let i = from; i < from + count; i++) {
+      const backend = first + members[i]!;
+      const seed = backends[backend * BACKEND_WORDS + BACKEND_SEED]!;
+      const score = scramble(seed ^ hash) >>> 0;
       if (score > bestScore) {
+        best = backend;
         bestScore = score;
-        best = at;
       }
     }
     return best;
   }
 
-  function isSourceAllowed(base: number, at: number, is4: boolean): boolean {
-    const count = frontends[base + FRONTEND_RANGES_COUNT]!;
-    const first = frontends[base + FRONTEND_RANGES]!;
-    for (let i = 0; i < count; i++) {
-      if (isWithin(ranges, first + i * RANGE_WORDS, at, is4)) return true;
-    }
-    return count === 0;
-  }
-
   function usable(frontend: number, at: number, is4: boolean, port: number): number {
-    const base = frontend * FRONTEND_WORDS;
-    const first = frontends[base + FRONTEND_SERVING]!;
-    const end = first + frontends[base + FRONTEND_SERVING_COUNT]! * BACKEND_WORDS;
-    for (let backend = first; backend < end; backend += BACKEND_WORDS) {
-      if (backends[backend + BACKEND_PORT] === port && isAddress(backend, backends, at, is4)) {
-        return backend;
+    const index = frontend * FRONTEND_WORDS;
+    let low = frontends[index + FRONTEND_BACKENDS]!;
+    let high = low + frontends[index + FRONTEND_BACKENDS_COUNT]!;
+    if (((frontends[index + FRONTEND_KEY]! & FAMILY6) === 0) !== is4) return -1;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const place = middle * BACKEND_WORDS;
+      const order = compare(at, is4, backends, place) || port - backends[place + BACKEND_PORT]!;
+      if (order === 0) {
+        const isLocal = (backends[place + BACKEND_FLAGS]! & BACKEND_LOCAL) !== 0;
+        const isOnlyLocal = (frontends[index + FRONTEND_FLAGS]! & ONLY_LOCAL) !== 0;
+        return isLocal || !isOnlyLocal ? middle : -1;
       }
+      if (order > 0) low = middle + 1;
+      else high = middle;
     }
     return -1;
   }
@@ -255,8 +296,14 @@ export function createServiceLookup(view: DataView): ServiceLookup {
   }
 
   function hidesSource(frontend: number, isInside: boolean): boolean {
-    const traits = frontends[frontend * FRONTEND_WORDS + FRONTEND_TRAITS]!;
-    return !isInside && (traits & TRAIT_HIDES) !== 0;
+    return (
+      !isInside && (frontends[frontend * FRONTEND_WORDS + FRONTEND_FLAGS]! & HIDES_SOURCE) !== 0
+    );
+  }
+
+  function openTable(table: ServiceTable): void {
+    ({ backends, frontends, members, sources, networks } = table);
+    ({ frontendSlots, addresses, addressSlots } = table);
   }
 
   return { install: openTable, frontendOf, pick, usable, affinityS, hidesSource };
