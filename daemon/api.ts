@@ -5,7 +5,13 @@
  * and nobody else gets an answer, whatever the file's mode has become.
  */
 import { chmod, rm } from 'node:fs/promises';
-import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http';
+import {
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+  createServer,
+} from 'node:http';
 import type { Socket } from 'node:net';
 import { peerUid } from '../linux/peer.ts';
 import type { ErrorMessage } from './messages.ts';
@@ -136,24 +142,32 @@ export interface ListenOptions {
   readonly onError: (error: unknown) => void;
 }
 
-function serverOf({ routes, onError }: ListenOptions): Server {
+/**
+ * Slow and half-open clients: none holds a connection without asking something.
+ * @param headersMs  how long a client may take to say what it asks; what it sends besides, twice that
+ */
+export function createLimitedServer(onRequest: RequestListener, headersMs = 5_000): Server {
   const server = createServer(
-    // Slow and half-open clients: none holds a connection without asking something.
     {
-      requestTimeout: 10_000,
-      headersTimeout: 5_000,
-      keepAliveTimeout: 5_000,
+      requestTimeout: 2 * headersMs,
+      headersTimeout: headersMs,
+      keepAliveTimeout: headersMs,
+      connectionsCheckingInterval: headersMs,
       maxHeaderSize: 8_192,
     },
-    (request, response) => void answer(routes, request, response, onError),
+    onRequest,
   );
   server.maxConnections = 128;
   return server;
 }
 
-async function listen(
+const serverOf = ({ routes, onError }: ListenOptions): Server =>
+  createLimitedServer((request, response) => void answer(routes, request, response, onError));
+
+/** Until it is disposed of. Without a host: on all addresses, of both families where there are both. */
+export async function listen(
   server: Server,
-  where: { readonly path: string } | { readonly host: string; readonly port: number },
+  where: { readonly path: string } | { readonly host?: string; readonly port: number },
 ): Promise<AsyncDisposable> {
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

@@ -1,74 +1,85 @@
 /**
- * spec.healthCheckNodePort: a load balancer outside asks each node whether it has endpoints of a Service
- * whose externalTrafficPolicy is Local, and sends to those that have. As kube-proxy answers it.
+ * Health check node ports: a load balancer outside asks each node whether it has endpoints of a Service
+ * whose external traffic policy is Local, and sends to those that say yes. Answers are kube-proxy's.
  */
-import { type ApiRoute, Answer, listenOnTcp } from './api.ts';
-import type { HealthCheck } from './objects.ts';
-
-interface Served {
-  check: HealthCheck;
-  readonly listening: Promise<AsyncDisposable | null>;
-}
+import type { ServerResponse } from 'node:http';
+import type { HealthCheck } from '../service/compile.ts';
+import { createLimitedServer, listen } from './api.ts';
 
 export class HealthCheckServers implements AsyncDisposable {
-  readonly #onProblem: (problem: string, cause: Error) => void;
-  readonly #isHealthy: () => boolean;
-  readonly #served = new Map<number, Served>();
+  readonly #headersMs: number;
+  /** What is asked for, by port. */
+  #wanted: ReadonlyMap<number, HealthCheck> = new Map();
+  #serviceProxyHealthy = false;
+  readonly #listening = new Map<number, AsyncDisposable>();
+  /** Ends when all updates so far have been carried out. */
+  #last: Promise<readonly string[]> = Promise.resolve([]);
 
-  constructor(
-    /** This node carries Services' traffic as it should. */
-    isHealthy: () => boolean,
-    onProblem: (problem: string, cause: Error) => void,
-  ) {
-    this.#isHealthy = isHealthy;
-    this.#onProblem = onProblem;
+  /** @param headersMs  how long a client may take to say what it asks */
+  constructor(headersMs = 5_000) {
+    this.#headersMs = headersMs;
   }
 
-  /** From now on these are answered, and no others. */
-  update(checks: readonly HealthCheck[]): void {
-    const wanted = new Map(checks.map((it) => [it.port, it]));
-    for (const [port, served] of this.#served) {
-      if (wanted.has(port)) continue;
-      this.#served.delete(port);
-      void this.#close(served);
-    }
-    for (const [port, check] of wanted) {
-      const served = this.#served.get(port);
-      if (served === undefined) {
-        this.#served.set(port, { check, listening: this.#listen(check) });
-      } else {
-        served.check = check;
-      }
-    }
+  /**
+   * Answers say the new state at once; ports are opened and closed in the order of the calls, and those
+   * that could not be opened are tried again by the next one.
+   * @returns  what is wrong: ports that others have
+   */
+  update(
+    healthChecks: readonly HealthCheck[],
+    serviceProxyHealthy: boolean,
+  ): Promise<readonly string[]> {
+    this.#wanted = new Map(healthChecks.map((it) => [it.port, it]));
+    this.#serviceProxyHealthy = serviceProxyHealthy;
+    this.#last = this.#last.then(() => this.#reconcile());
+    return this.#last;
   }
 
-  async #listen({ port, namespace, name }: HealthCheck): Promise<AsyncDisposable | null> {
-    const answer = (): Answer => {
-      const { localEndpoints = 0 } = this.#served.get(port)?.check ?? {};
-      const serviceProxyHealthy = this.#isHealthy();
-      const body = { service: { namespace, name }, localEndpoints, serviceProxyHealthy };
-      return new Answer(localEndpoints > 0 && serviceProxyHealthy ? 200 : 503, body);
-    };
-    const routes: ApiRoute[] = ['/', '/healthz'].map((path) => ({ method: 'GET', path, answer }));
-    const problem = `Service ${namespace}/${name}: spec.healthCheckNodePort ${port} is not answered`;
-    const onError = (error: unknown): void => this.#onProblem(problem, error as Error);
+  async #reconcile(): Promise<readonly string[]> {
+    const surplus = [...this.#listening].filter(([port]) => !this.#wanted.has(port));
+    for (const [port] of surplus) this.#listening.delete(port);
+    await Promise.all(surplus.map(([, listening]) => listening[Symbol.asyncDispose]()));
+    const missing = [...this.#wanted.values()].filter(({ port }) => !this.#listening.has(port));
+    const problems = await Promise.all(missing.map((it) => this.#open(it)));
+    return problems.filter((problem) => problem !== null);
+  }
+
+  async #open({ port, namespace, name }: HealthCheck): Promise<string | null> {
+    const server = createLimitedServer((request, response) => {
+      request.resume();
+      this.#answer(port, response);
+    }, this.#headersMs);
     try {
-      return await listenOnTcp('::', port, { routes, onError });
-    } catch (error) {
-      onError(error);
-      // Tried again when the Service changes next.
-      this.#served.delete(port);
+      this.#listening.set(port, await listen(server, { port }));
       return null;
+    } catch (error) {
+      return (
+        `Service ${namespace}/${name}: health check node port ${port} cannot be opened ` +
+        `(${(error as Error).message}); load balancers take this node for one without endpoints`
+      );
     }
   }
 
-  async #close({ listening }: Served): Promise<void> {
-    await (await listening)?.[Symbol.asyncDispose]();
+  #answer(port: number, response: ServerResponse): void {
+    const wanted = this.#wanted.get(port);
+    const localEndpoints = wanted?.localEndpoints ?? 0;
+    const body = JSON.stringify({
+      service: { namespace: wanted?.namespace ?? '', name: wanted?.name ?? '' },
+      localEndpoints,
+      serviceProxyHealthy: this.#serviceProxyHealthy,
+    });
+    response.writeHead(localEndpoints > 0 && this.#serviceProxyHealthy ? 200 : 503, {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(body),
+      'x-content-type-options': 'nosniff',
+      'X-Load-Balancing-Endpoint-Weight': localEndpoints,
+      // Who asks comes again after seconds.
+      connection: 'close',
+    });
+    response.end(body);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const all = [...this.#served.values()];
-    this.#served.clear();
-    await Promise.all(all.map((it) => this.#close(it)));
+    await this.update([], false);
   }
 }

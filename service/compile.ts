@@ -4,6 +4,7 @@
  * together from these pieces in the order of the Services' names.
  */
 import {
+  EMPTY_OBJECTS,
   type EndpointSlice,
   type ObjectSet,
   type Pod,
@@ -24,10 +25,9 @@ import {
   type PodsByService,
   type PortEndpoints,
   type ServiceEndpoint,
-  type SlicesByService,
   podsByService,
   resolveEndpoints,
-  slicesByService,
+  updateSlices,
   zoneOf,
 } from './endpoints.ts';
 import {
@@ -40,7 +40,6 @@ import {
   BACKEND_PORT,
   BACKEND_SEED,
   BACKEND_WORDS,
-  EMPTY_SERVICE_TABLE,
   FAMILY6,
   FRONTEND_AFFINITY_S,
   FRONTEND_BACKENDS,
@@ -58,9 +57,6 @@ import {
   INSIDE_NOT_LOCAL,
   MEANS_LEFT_ALONE,
   MEANS_SERVICE,
-  NETWORK_FAMILY,
-  NETWORK_LAST,
-  NETWORK_WORDS,
   ONLY_LOCAL,
   OUTSIDE_NOT_LOCAL,
   RESTRICTED,
@@ -453,18 +449,15 @@ const slotsFor = (count: number): Int32Array =>
 export class ServiceCompiler {
   #generation: number;
   #place: Place | null = null;
-  #inputs: ObjectSet | null = null;
-  #slices: SlicesByService = new Map();
+  #objects: ObjectSet = EMPTY_OBJECTS;
+  readonly #slices = new Map<string, readonly EndpointSlice[]>();
   #pods: PodsByService = new Map();
+  /** The Services' names, sorted. */
   #order: readonly string[] = [];
-  #pieces = new Map<string, Piece>();
+  readonly #pieces = new Map<string, Piece>();
   #taken: ReadonlyMap<IpAddress, string> = new Map();
-  #result: CompiledServices = {
-    table: EMPTY_SERVICE_TABLE,
-    steered: [],
-    healthChecks: [],
-    problems: [],
-  };
+  #claims: Claims | null = null;
+  #result: CompiledServices | null = null;
 
   /** @param generation  the last one that somebody may still remember; the first table has the next */
   constructor(generation = 0) {
@@ -474,66 +467,72 @@ export class ServiceCompiler {
   /** The same table as before while nothing in it has changed. */
   compile(inputs: ServiceInputs): CompiledServices {
     const { objects } = inputs;
-    const before = this.#inputs;
+    const { services, pods, nodes } = objects;
+    const before = this.#objects;
+    this.#objects = objects;
+    const servicesChanged = services !== before.services;
+    const podsChanged = pods !== before.pods;
+    const moved = changedNodes(before.nodes, nodes);
+    const owners = updateSlices(this.#slices, before.endpointSlices, objects.endpointSlices);
+    if (servicesChanged || podsChanged || owners.size > 0) {
+      this.#pods = podsByService(services, this.#slices, pods);
+    }
+    if (servicesChanged) this.#order = this.#sortedNames(services);
     const place = this.#placeOf(inputs);
-    const moved = changedNodes(before?.nodes ?? new Map(), objects.nodes);
     // Nodes' addresses are in the table whether or not there are endpoints on them.
-    let isChanged = place !== this.#place || moved.size > 0;
-    const servicesChanged = objects.services !== before?.services;
-    const slicesChanged = objects.endpointSlices !== before?.endpointSlices;
-    const podsChanged = objects.pods !== before?.pods;
-    if (slicesChanged) this.#slices = slicesByService(objects.endpointSlices);
-    if (servicesChanged || slicesChanged || podsChanged) {
-      this.#pods = podsByService(objects.services, this.#slices, objects.pods);
+    const isElsewhere = place !== this.#place || moved.size > 0;
+    this.#place = place;
+
+    let isChanged = isElsewhere;
+    for (const name of this.#pieces.keys()) {
+      if (!servicesChanged) break;
+      if (!services.has(name)) isChanged = this.#pieces.delete(name);
     }
-    if (servicesChanged) {
-      // Nearly sorted already: most names are as they were.
-      const names = this.#order.filter((name) => objects.services.has(name));
-      const known = new Set(names);
-      for (const name of objects.services.keys()) if (!known.has(name)) names.push(name);
-      names.sort((a, b) => (a < b ? -1 : 1));
-      if (names.length !== this.#order.length) isChanged = true;
-      this.#order = names;
-    }
-    const pieces = new Map<string, Piece>();
-    for (const name of this.#order) {
-      const service = objects.services.get(name)!;
-      const [slices, pods] = [this.#slices.get(name), this.#pods.get(name)];
+    const onlySlicesChanged = !servicesChanged && !podsChanged && !isElsewhere;
+    for (const name of onlySlicesChanged ? owners : this.#order) {
+      const service = services.get(name);
+      if (service === undefined) continue;
+      const [slices, selected] = [this.#slices.get(name), this.#pods.get(name)];
       const old = this.#pieces.get(name);
       if (
-        old !== undefined &&
-        old.service === service &&
+        old?.service === service &&
         old.place === place &&
-        !isOn(moved, slices, pods) &&
+        !isOn(moved, slices, selected) &&
         sameItems(old.slices, slices) &&
-        sameItems(old.pods, pods)
+        sameItems(old.pods, selected)
       ) {
-        pieces.set(name, old);
         continue;
       }
-      const piece = makePiece(service, slices, pods, objects.nodes, place);
-      pieces.set(name, piece);
+      const piece = makePiece(service, slices, selected, nodes, place);
+      this.#pieces.set(name, piece);
       if (old === undefined || !sayTheSame(old, piece)) isChanged = true;
     }
-    this.#pieces = pieces;
-    if (isChanged || podsChanged) {
-      const taken = takenAddresses(pieces.values(), objects.pods);
-      if (!sameItems([...taken].flat(), [...this.#taken].flat())) isChanged = true;
+
+    const pieces = this.#order.map((name) => this.#pieces.get(name)!);
+    // Which frontends there are does not depend on their endpoints.
+    let isReshaped = isElsewhere || (servicesChanged && isChanged);
+    if (isReshaped || podsChanged) {
+      const taken = takenAddresses(pieces, pods);
+      if (!sameItems([...taken].flat(), [...this.#taken].flat())) isReshaped = true;
       this.#taken = taken;
     }
-    this.#place = place;
-    this.#inputs = objects;
-    if (isChanged || this.#result.table === EMPTY_SERVICE_TABLE) {
+    if (this.#claims === null || isReshaped) {
+      this.#claims = claimFrontends(pieces, place, nodes, this.#taken);
+      isChanged = true;
+    }
+    if (this.#result === null || isChanged) {
       this.#generation += 1;
-      this.#result = assemble(
-        [...pieces.values()],
-        place,
-        objects.nodes,
-        this.#taken,
-        this.#generation,
-      );
+      this.#result = layOut(pieces, this.#claims, this.#generation);
     }
     return this.#result;
+  }
+
+  #sortedNames(services: ObjectSet['services']): readonly string[] {
+    // Nearly sorted already: most are as they were.
+    const names = this.#order.filter((name) => services.has(name));
+    const known = new Set(names);
+    for (const name of services.keys()) if (!known.has(name)) names.push(name);
+    return names.sort((a, b) => (a < b ? -1 : 1));
   }
 
   /** The one before, if it says the same. */
@@ -557,7 +556,7 @@ export class ServiceCompiler {
 
 /** Of the addresses that Services claim, those that pods have: it is theirs that is meant. */
 function takenAddresses(
-  pieces: Iterable<Piece>,
+  pieces: readonly Piece[],
   pods: ObjectSet['pods'],
 ): ReadonlyMap<IpAddress, string> {
   const claimed = new Set<IpAddress>();
@@ -588,20 +587,17 @@ class AddressTable {
 
   add(address: IpAddress, meaning: number): void {
     const family = typeof address === 'number' ? 0 : FAMILY6;
-    const words = wordsOf(address);
+    const [a, b, c, d] = wordsOf(address);
     const mask = this.#slots.length - 1;
-    let slot = hashOf(family === 0, ...words, family) & mask;
+    let slot = hashOf(family === 0, a, b, c, d, family) & mask;
     for (; this.#slots[slot] !== -1; slot = (slot + 1) & mask) {
       const at = this.#slots[slot]! * ADDRESS_WORDS;
-      if (
-        this.#words[at + ADDRESS_FAMILY] === family &&
-        words.every((word, i) => word === this.#words[at + i])
-      ) {
+      if (this.#words[at + ADDRESS_FAMILY] === family && sameAddress(this.#words, at, a, b, c, d)) {
         return;
       }
     }
     const at = this.#count * ADDRESS_WORDS;
-    this.#words.set(words, at);
+    this.#words.set([a, b, c, d], at);
     this.#words[at + ADDRESS_FAMILY] = family;
     this.#words[at + ADDRESS_MEANING] = meaning;
     this.#slots[slot] = this.#count++;
@@ -615,31 +611,36 @@ class AddressTable {
   }
 }
 
-function assemble(
+const sameAddress = (
+  words: Uint32Array,
+  at: number,
+  a: number,
+  b: number,
+  c: number,
+  d: number,
+): boolean => words[at] === a && words[at + 1] === b && words[at + 2] === c && words[at + 3] === d;
+
+/** Who has which frontend, and what else does not depend on endpoints. */
+interface Claims
+  extends
+    Pick<ServiceTable, 'frontendSlots' | 'addresses' | 'addressSlots' | 'networks'>,
+    Pick<CompiledServices, 'steered' | 'problems'> {
+  /** Those whose health is asked for, as places in the list of pieces. */
+  readonly healthChecked: readonly number[];
+}
+
+function claimFrontends(
   pieces: readonly Piece[],
   place: Place,
   nodes: ObjectSet['nodes'],
   taken: ReadonlyMap<IpAddress, string>,
-  generation: number,
-): CompiledServices {
-  const total = { frontends: 0, backends: 0, members: 0, sources: 0 };
+): Claims {
+  let rowCount = 0;
   let leftAloneCount = 0;
   for (const piece of pieces) {
-    total.frontends += piece.frontends.length;
-    total.backends += piece.backends.length;
-    total.members += piece.members.length;
-    total.sources += piece.sources.length;
+    rowCount += piece.rows.length;
     leftAloneCount += piece.leftAlone.length;
   }
-  const frontends = new Uint32Array(total.frontends);
-  const backends = new Uint32Array(total.backends);
-  const members = new Uint32Array(total.members);
-  const sources = new Uint32Array(total.sources);
-  const at = { frontends: 0, backends: 0, members: 0, sources: 0 };
-  const rowCount = total.frontends / FRONTEND_WORDS;
-  const frontendSlots = slotsFor(rowCount);
-  const mask = frontendSlots.length - 1;
-
   const nodesByAddress = new Map<IpAddress, string>();
   for (const address of place.nodeAddresses) nodesByAddress.set(address, `Node ${place.nodeName}`);
   for (const node of nodes.values()) {
@@ -654,104 +655,139 @@ function assemble(
     for (const address of leftAlone) addressTable.add(address, MEANS_LEFT_ALONE);
   }
 
-  const owners: Piece[] = [];
+  const frontends = new FrontendSlots(rowCount);
   const steered: SteeredFrontend[] = [];
-  const healthChecks: HealthCheck[] = [];
-  const healthCheckPorts = new Set<number>();
   const problems: string[] = [];
+  const healthChecked: number[] = [];
+  const healthCheckPorts = new Set<number>();
+  for (const [i, piece] of pieces.entries()) {
+    const { service } = piece;
+    const told = new Set<string>(piece.problems);
+    for (const [row, claimed] of piece.rows.entries()) {
+      const { address, isNodePort, isExternal, protocol, port } = claimed;
+      const holder = isNodePort
+        ? undefined
+        : (taken.get(address) ?? (isExternal ? undefined : nodesByAddress.get(address)));
+      const other = frontends.claim(piece, row, holder !== undefined);
+      if (holder !== undefined) {
+        told.add(
+          `${describeObject(service)}: ${formatAddress(address)} is ${holder}'s; ` +
+            `the Service is not served there`,
+        );
+        continue;
+      }
+      if (!isNodePort) addressTable.add(address, MEANS_SERVICE);
+      if (other === null) {
+        if (isExternal) steered.push({ protocol, address, port });
+      } else if (other !== piece) {
+        told.add(
+          `${describeObject(service)}: ${formatRow(claimed)} is ` +
+            `${describeObject(other.service)}'s already; it stays there`,
+        );
+      }
+    }
+    problems.push(...told);
+    if (piece.healthCheck === null) continue;
+    const { port } = piece.healthCheck;
+    if (healthCheckPorts.has(port)) {
+      problems.push(
+        `${describeObject(service)}: health check node port ${port} is another Service's; ` +
+          `load balancers are told nothing of this one`,
+      );
+    } else {
+      healthCheckPorts.add(port);
+      healthChecked.push(i);
+    }
+  }
+  return {
+    frontendSlots: frontends.slots,
+    ...addressTable.finish(),
+    networks: networkWords(place.serviceNetworks),
+    steered,
+    problems,
+    healthChecked,
+  };
+}
+
+/** Frontends by hash. Rows come in the order in which they will stand in the table. */
+class FrontendSlots {
+  readonly slots: Int32Array;
+  readonly #owners: { readonly piece: Piece; readonly at: number }[] = [];
+
+  constructor(count: number) {
+    this.slots = slotsFor(count);
+  }
+
+  /**
+   * @param isRefused  it is counted, and nobody gets it
+   * @returns          whose it is already, or null: it was free
+   */
+  claim(piece: Piece, row: number, isRefused: boolean): Piece | null {
+    const at = row * FRONTEND_WORDS;
+    const own = this.#owners.push({ piece, at }) - 1;
+    if (isRefused) return null;
+    const words = piece.frontends;
+    const key = words[at + FRONTEND_KEY]!;
+    const [a, b, c, d] = [words[at]!, words[at + 1]!, words[at + 2]!, words[at + 3]!];
+    const mask = this.slots.length - 1;
+    let slot = hashOf((key & FAMILY6) === 0, a, b, c, d, key) & mask;
+    for (; this.slots[slot] !== -1; slot = (slot + 1) & mask) {
+      const other = this.#owners[this.slots[slot]!]!;
+      if (
+        other.piece.frontends[other.at + FRONTEND_KEY] === key &&
+        sameAddress(other.piece.frontends, other.at, a, b, c, d)
+      ) {
+        return other.piece;
+      }
+    }
+    this.slots[slot] = own;
+    return null;
+  }
+}
+
+const networkWords = (networks: readonly Cidr[]): Uint32Array =>
+  Uint32Array.from(
+    networks.flatMap((block) => [
+      ...wordsOf(block.base),
+      ...wordsOf(lastOf(block)),
+      block.family === 4 ? 0 : FAMILY6,
+    ]),
+  );
+
+function layOut(
+  pieces: readonly Piece[],
+  { frontendSlots, addresses, addressSlots, networks, ...claims }: Claims,
+  generation: number,
+): CompiledServices {
+  const total = { frontends: 0, backends: 0, members: 0, sources: 0 };
+  for (const piece of pieces) {
+    total.frontends += piece.frontends.length;
+    total.backends += piece.backends.length;
+    total.members += piece.members.length;
+    total.sources += piece.sources.length;
+  }
+  const frontends = new Uint32Array(total.frontends);
+  const backends = new Uint32Array(total.backends);
+  const members = new Uint32Array(total.members);
+  const sources = new Uint32Array(total.sources);
+  const at = { frontends: 0, backends: 0, members: 0, sources: 0 };
   for (const piece of pieces) {
     frontends.set(piece.frontends, at.frontends);
     backends.set(piece.backends, at.backends);
     members.set(piece.members, at.members);
     sources.set(piece.sources, at.sources);
-    const told = new Set<string>();
-    let index = at.frontends;
-    for (const row of piece.rows) {
+    const end = at.frontends + piece.frontends.length;
+    for (let index = at.frontends; index < end; index += FRONTEND_WORDS) {
       frontends[index + FRONTEND_BACKENDS]! += at.backends / BACKEND_WORDS;
       frontends[index + FRONTEND_INSIDE]! += at.members;
       frontends[index + FRONTEND_OUTSIDE]! += at.members;
       frontends[index + FRONTEND_SOURCES]! += at.sources / SOURCE_WORDS;
-      owners.push(piece);
-      const holder = row.isNodePort
-        ? undefined
-        : (taken.get(row.address) ??
-          (row.isExternal ? undefined : nodesByAddress.get(row.address)));
-      if (holder === undefined) {
-        const other = claim(index);
-        if (other === null) {
-          if (row.isExternal) {
-            const { protocol, address, port } = row;
-            steered.push({ protocol, address, port });
-          }
-        } else if (other !== piece) {
-          told.add(
-            `${describeObject(piece.service)}: ${formatRow(row)} is ` +
-              `${describeObject(other.service)}'s already; it stays there`,
-          );
-        }
-        if (!row.isNodePort) addressTable.add(row.address, MEANS_SERVICE);
-      } else {
-        told.add(
-          `${describeObject(piece.service)}: ${formatAddress(row.address)} is ${holder}'s; ` +
-            `the Service is not served there`,
-        );
-      }
-      index += FRONTEND_WORDS;
     }
-    at.frontends += piece.frontends.length;
+    at.frontends = end;
     at.backends += piece.backends.length;
     at.members += piece.members.length;
     at.sources += piece.sources.length;
-    problems.push(...piece.problems, ...told);
-    if (piece.healthCheck !== null) {
-      const { port } = piece.healthCheck;
-      if (healthCheckPorts.has(port)) {
-        problems.push(
-          `${describeObject(piece.service)}: health check node port ${port} is another Service's; ` +
-            `load balancers are told nothing of this one`,
-        );
-      } else {
-        healthCheckPorts.add(port);
-        healthChecks.push(piece.healthCheck);
-      }
-    }
   }
-
-  /** @returns whose it is already, or null: it was free */
-  function claim(index: number): Piece | null {
-    const key = frontends[index + FRONTEND_KEY]!;
-    const [a, b, c, d] = [
-      frontends[index]!,
-      frontends[index + 1]!,
-      frontends[index + 2]!,
-      frontends[index + 3]!,
-    ];
-    let slot = hashOf((key & FAMILY6) === 0, a, b, c, d, key) & mask;
-    for (; frontendSlots[slot] !== -1; slot = (slot + 1) & mask) {
-      const other = frontendSlots[slot]! * FRONTEND_WORDS;
-      if (
-        frontends[other + FRONTEND_KEY] === key &&
-        frontends[other] === a &&
-        frontends[other + 1] === b &&
-        frontends[other + 2] === c &&
-        frontends[other + 3] === d
-      ) {
-        return owners[frontendSlots[slot]!]!;
-      }
-    }
-    frontendSlots[slot] = index / FRONTEND_WORDS;
-    return null;
-  }
-
-  const networks = Uint32Array.from(
-    place.serviceNetworks.flatMap((block) => {
-      const row = Array.from({ length: NETWORK_WORDS }, () => 0);
-      for (const [i, word] of wordsOf(block.base).entries()) row[i] = word;
-      for (const [i, word] of wordsOf(lastOf(block)).entries()) row[NETWORK_LAST + i] = word;
-      row[NETWORK_FAMILY] = block.family === 4 ? 0 : FAMILY6;
-      return row;
-    }),
-  );
   return {
     table: {
       generation,
@@ -760,12 +796,13 @@ function assemble(
       members,
       sources,
       frontendSlots,
+      addresses,
+      addressSlots,
       networks,
-      ...addressTable.finish(),
     },
-    steered,
-    healthChecks,
-    problems,
+    steered: claims.steered,
+    healthChecks: claims.healthChecked.map((i) => pieces[i]!.healthCheck!),
+    problems: claims.problems,
   };
 }
 

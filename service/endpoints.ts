@@ -40,24 +40,48 @@ export interface PortEndpoints {
 
 export const zoneOf = (node: Node | undefined): string => node?.metadata.labels[ZONE_LABEL] ?? '';
 
+/** By `nameOf` of the Service; in the order of the slices' names, whatever order they are known in. */
 export type SlicesByService = ReadonlyMap<string, readonly EndpointSlice[]>;
 /** For each Service that has a selector and no slices: the pods that it selects. */
 export type PodsByService = ReadonlyMap<string, readonly Pod[]>;
 
-/** By `nameOf` of the Service; in the order of the slices' names, whatever order they are known in. */
-export function slicesByService(slices: ObjectSet['endpointSlices']): SlicesByService {
-  const found = new Map<string, EndpointSlice[]>();
-  for (const slice of slices.values()) {
+const ownerOf = ({ metadata, serviceName }: EndpointSlice): string =>
+  `${metadata.namespace}/${serviceName}`;
+
+const byName = (a: EndpointSlice, b: EndpointSlice): number =>
+  a.metadata.name < b.metadata.name ? -1 : 1;
+
+/**
+ * Brings `found`, which tells of `before`, to what there is `now`.
+ * @returns  the Services whose slices are others than before
+ */
+export function updateSlices(
+  found: Map<string, readonly EndpointSlice[]>,
+  before: ObjectSet['endpointSlices'],
+  now: ObjectSet['endpointSlices'],
+): ReadonlySet<string> {
+  const owners = new Set<string>();
+  if (before === now) return owners;
+  const added: EndpointSlice[] = [];
+  for (const [name, slice] of now) {
+    const old = before.get(name);
+    if (old === slice) continue;
+    added.push(slice);
+    if (old !== undefined) owners.add(ownerOf(old));
+  }
+  for (const [name, slice] of before) if (!now.has(name)) owners.add(ownerOf(slice));
+  for (const owner of owners) {
+    const kept = found.get(owner)?.filter((slice) => now.get(nameOf(slice)) === slice) ?? [];
+    if (kept.length === 0) found.delete(owner);
+    else found.set(owner, kept);
+  }
+  for (const slice of added) {
     if (slice.serviceName === '') continue;
-    const name = `${slice.metadata.namespace}/${slice.serviceName}`;
-    const others = found.get(name);
-    if (others === undefined) found.set(name, [slice]);
-    else others.push(slice);
+    const owner = ownerOf(slice);
+    owners.add(owner);
+    found.set(owner, [...(found.get(owner) ?? []), slice].sort(byName));
   }
-  for (const some of found.values()) {
-    if (some.length > 1) some.sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
-  }
-  return found;
+  return owners;
 }
 
 const selects = (selector: Labels, labels: Labels): boolean =>
@@ -222,7 +246,8 @@ export function resolveEndpoints(
 
 /** By `nameOf` of the Service. */
 export function endpointsOf(objects: ObjectSet): ReadonlyMap<string, readonly PortEndpoints[]> {
-  const slices = slicesByService(objects.endpointSlices);
+  const slices = new Map<string, readonly EndpointSlice[]>();
+  updateSlices(slices, new Map(), objects.endpointSlices);
   const pods = podsByService(objects.services, slices, objects.pods);
   return new Map(
     [...objects.services.values()].map((service) => {
