@@ -158,10 +158,7 @@ class NodeDaemon {
     policy: new PolicyCompiler(),
     services: new ServiceCompiler(),
   };
-  readonly #healthChecks = new HealthCheckServers(
-    () => this.#forwarding(),
-    (problem, err) => this.#log.warn({ err }, problem),
-  );
+  readonly #healthChecks = new HealthCheckServers();
   readonly #serviceHost = new ServiceHost();
   /** A pass over the whole host reads or makes the sets of Services at this moment. */
   #areSetsBusy = false;
@@ -579,7 +576,7 @@ class NodeDaemon {
     this.#published = { lease, held, peers, pods, tables, nodeAddresses };
     if (last?.tables !== tables) {
       this.#objectProblems.tell(this.#problemLines());
-      this.#healthChecks.update(tables?.healthChecks ?? []);
+      void this.#updateHealthChecks();
     }
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
@@ -612,6 +609,14 @@ class NodeDaemon {
     } catch (err) {
       this.#log.error({ err: err as Error }, "Services' sets could not be changed; trying again");
       this.#markNode();
+    }
+  }
+
+  /** Load balancers are told what is so now. */
+  async #updateHealthChecks(): Promise<void> {
+    const checks = this.#published?.tables?.healthChecks ?? [];
+    for (const problem of await this.#healthChecks.update(checks, this.#forwarding())) {
+      this.#log.warn({ problem }, 'a health check port is not served');
     }
   }
 
@@ -815,6 +820,7 @@ class NodeDaemon {
       if (ready) this.#log.info({ key: this.#recorded?.key }, 'ready');
       else this.#log.warn({ reasons }, 'not ready');
     }
+    if (ready !== this.#wasReady) void this.#updateHealthChecks();
     this.#wasReady = ready;
   }
 

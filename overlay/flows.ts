@@ -18,6 +18,7 @@ import {
   BACKEND_NONE,
   BACKEND_NOT_LOCAL,
   BACKEND_PORT,
+  BACKEND_WORDS,
   FRONTEND_UNALLOCATED,
   FRONTEND_UNUSED_PORT,
   type ServiceLookup,
@@ -273,10 +274,10 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
         if (backend < 0) return Drop.sourceRange;
         const { backends } = peers.current().services;
         for (let i = 0; i < (is4 ? 1 : 4); i++) {
-          view.setUint32(toAt + 4 * i, backends[backend + i]!);
+          view.setUint32(toAt + 4 * i, backends[backend * BACKEND_WORDS + i]!);
         }
         to = toAt;
-        toPort = backends[backend + BACKEND_PORT]!;
+        toPort = backends[backend * BACKEND_WORDS + BACKEND_PORT]!;
       }
     }
     const egress = isOut && isPod(sourceAt);
@@ -348,12 +349,13 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     if (backend < 0) return backend;
     openDraft(KIND_AFFINITY, key, 0);
     const { backends } = peers.current().services;
-    if (is4) draft[FLOW_SRC_REPLY] = backends[backend]!;
+    const at = backend * BACKEND_WORDS;
+    if (is4) draft[FLOW_SRC_REPLY] = backends[at]!;
     else {
-      for (let i = 0; i < 3; i++) draft[FLOW_SRC_REPLY_HIGH + i] = backends[backend + i]!;
-      draft[FLOW_SRC_REPLY] = backends[backend + 3]!;
+      for (let i = 0; i < 3; i++) draft[FLOW_SRC_REPLY_HIGH + i] = backends[at + i]!;
+      draft[FLOW_SRC_REPLY] = backends[at + 3]!;
     }
-    draft[FLOW_PORTS_REPLY] = backends[backend + BACKEND_PORT]!;
+    draft[FLOW_PORTS_REPLY] = backends[at + BACKEND_PORT]!;
     draft[FLOW_DEADLINE_S] = table.nowS() + timeoutS;
     table.insert(ownerOf(sourceAt));
     return backend;

@@ -133,7 +133,7 @@ export interface ServiceLookup {
    * @param isInside  the client is a pod or a node: it reaches external addresses as if they were the
    *                  cluster's own, whatever externalTrafficPolicy and source ranges say
    * @param hash      of the flow, int32; of the client's address alone where affinity is asked for
-   * @returns         an index into backends (times BACKEND_WORDS), or BACKEND_…
+   * @returns         a backend's index, BACKEND_WORDS apart in `backends`; or BACKEND_…
    */
   readonly pick: (frontend: number, sourceAt: number, isInside: boolean, hash: number) => number;
   /**

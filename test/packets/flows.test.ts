@@ -122,12 +122,12 @@ class Decider {
         if (local === true) return BACKEND_NOT_LOCAL;
         if (backends.length === 0) return BACKEND_NONE;
         const address = backends[(hash >>> 0) % backends.length]!;
-        return this.#backends.indexOf(address) * BACKEND_WORDS;
+        return this.#backends.indexOf(address);
       },
       usable: (frontend, at, is4) => {
         const address = read(at, is4);
         const { backends } = [...this.frontends.values()][frontend]!;
-        return backends.includes(address) ? this.#backends.indexOf(address) * BACKEND_WORDS : -1;
+        return backends.includes(address) ? this.#backends.indexOf(address) : -1;
       },
       affinityS: (frontend) => [...this.frontends.values()][frontend]!.affinityS ?? 0,
       hidesSource: (frontend) => [...this.frontends.values()][frontend]!.hides ?? false,
