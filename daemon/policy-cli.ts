@@ -308,7 +308,7 @@ function portOf(value: unknown, protocol: Flow['protocol']): number | string {
   }
   if (typeof value === 'string' && !/^[0-9]+$/.test(value)) return value;
   const port = Number(value);
-  if (!Number.isInteger(port) || port < 1 || port > 65535) {
+  if (typeof value === 'object' || !Number.isInteger(port) || port < 1 || port > 65535) {
     throw new PolicyQueryError(`port ${JSON.stringify(value)} is not 1..65535 or a name`);
   }
   return port;
@@ -324,8 +324,9 @@ const PROTOCOLS: Readonly<Record<string, Flow['protocol']>> = {
 
 /** @throws PolicyQueryError */
 function protocolOf(value: unknown): Flow['protocol'] {
-  const name = value === null || value === undefined ? 'TCP' : String(value).toUpperCase();
-  const protocol = Object.hasOwn(PROTOCOLS, name) ? PROTOCOLS[name] : undefined;
+  const name = value ?? 'TCP';
+  const known = typeof name === 'string' ? name.toUpperCase() : '';
+  const protocol = Object.hasOwn(PROTOCOLS, known) ? PROTOCOLS[known] : undefined;
   if (protocol === undefined) {
     throw new PolicyQueryError(`protocol ${JSON.stringify(value)} is not TCP, UDP, SCTP or other`);
   }
@@ -365,17 +366,25 @@ async function answerProbes(
   stdin: NodeJS.ReadableStream,
 ): Promise<PolicyAnswer> {
   const probes = await readProbes(path, stdin);
-  const verdicts = probes.map((it, at) => {
+  const parsed = probes.map((it, at) => {
     try {
-      return oracle.verdict(probeOf(oracle, it));
+      const probe = probeOf(oracle, it);
+      return { probe, verdict: oracle.verdict(probe) };
     } catch (error) {
       if (!(error instanceof PolicyQueryError)) throw error;
       throw new PolicyQueryError(`--probes ${path}: [${at}]: ${error.message}`, { cause: error });
     }
   });
-  const texts = probes as readonly Readonly<Record<string, unknown>>[];
+  const verdicts = parsed.map(({ verdict }) => verdict);
   const table = (): string =>
-    verdictsTable(verdicts.map((it, at) => ({ ...it, probe: texts[at]! })));
+    verdictsTable(
+      parsed.map(({ probe: { from, to, protocol, port }, verdict }) => ({
+        ...verdict,
+        from: endText(from),
+        to,
+        port: `${protocol}/${port}`,
+      })),
+    );
   return { value: verdicts, table, isAllowed: true };
 }
 

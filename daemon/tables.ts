@@ -267,17 +267,11 @@ export function verdictText(
 }
 
 export function verdictsTable(
-  verdicts: readonly (Verdict & { readonly probe: Readonly<Record<string, unknown>> })[],
+  verdicts: readonly (Verdict & Readonly<Record<'from' | 'to' | 'port', string>>)[],
 ): string {
   return columns(
     ['FROM', 'TO', 'PORT', 'VERDICT', 'BECAUSE'],
-    verdicts.map(({ probe, verdict, because }) => [
-      String(probe['from']),
-      String(probe['to']),
-      `${String(probe['protocol'] ?? 'TCP')}/${String(probe['port'] ?? '-')}`,
-      verdict,
-      because,
-    ]),
+    verdicts.map((it) => [it.from, it.to, it.port, it.verdict, it.because]),
   );
 }
 

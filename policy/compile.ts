@@ -174,7 +174,7 @@ export class PolicyCompiler {
     for (const { number, node } of peers.subjects) {
       subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
     }
-    matrix.fill(subjects);
+    matrix.write(subjects);
     const next: Omit<PolicyTable, 'generation'> = {
       addresses4: addresses.addresses4,
       addresses6: addresses.addresses6,
@@ -870,7 +870,7 @@ class Matrix {
   }
 
   /** Writes the entries, and where the subjects find theirs. */
-  fill(subjects: Uint32Array): void {
+  write(subjects: Uint32Array): void {
     const { classes, groupClasses, groups } = this.#addresses;
     const classesOfAtoms = this.#classesOfAtoms();
     const portsOfClass = Int32Array.from(groupClasses, (it) => groups.rootOf(it));

@@ -54,7 +54,7 @@ export class Partition {
     for (let at = it; this.#parents[at] !== -1; at = this.#parents[at]!) {
       causes.push(this.#causes[at]!);
     }
-    return causes.reverse();
+    return causes.toReversed();
   }
 
   /** The class that this one was at the beginning. */

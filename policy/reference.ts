@@ -259,8 +259,7 @@ function matchesClusterPeer(
       const node: Node | undefined = objects.nodes.get(`/${nodeName}`);
       return matchesSelector(peer.nodeSelector, node?.metadata.labels ?? {});
     }
-    case 'namespaces':
-    case 'pods':
+    default:
       return pod !== null && selects(objects, peer, pod);
   }
 }

@@ -7,12 +7,10 @@ import { matchesSelector } from '../objects/labels.ts';
 import type {
   ClusterNetworkPolicy,
   ClusterPeer,
-  ClusterPolicyPort,
   ClusterPolicyRule,
   LabelSelector,
   Labels,
   NetworkPolicy,
-  NetworkPolicyPort,
   NetworkPolicyRule,
   Protocol,
 } from '../objects/types.ts';
@@ -121,7 +119,7 @@ let ids = 0;
 function networkPolicyRule({ peers, ports }: NetworkPolicyRule, namespace: string): Rule {
   const named: NamedPort[] = [];
   const ranges: PortRange[] = [];
-  for (const { protocol, port, endPort } of ports as readonly NetworkPolicyPort[]) {
+  for (const { protocol, port, endPort } of ports) {
     const index = PROTOCOL_INDEX[protocol];
     if (typeof port === 'string') named.push({ protocol: index, name: port });
     else if (port === null) ranges.push({ protocol: index, start: 0, end: 65535 });
@@ -173,7 +171,7 @@ function clusterAtoms(peer: ClusterPeer): readonly Atom[] {
       ];
     case 'networks':
       return peer.networks.map((it) => blockAtom(it, []));
-    case 'unknown':
+    default:
       return [];
   }
 }
@@ -181,7 +179,7 @@ function clusterAtoms(peer: ClusterPeer): readonly Atom[] {
 function clusterRule({ action, peers, ports }: ClusterPolicyRule): Rule {
   const named: NamedPort[] = [];
   const ranges: PortRange[] = [];
-  for (const { protocol, range, portName, unknown } of ports as readonly ClusterPolicyPort[]) {
+  for (const { protocol, range, portName, unknown } of ports) {
     const index = protocol === null ? null : PROTOCOL_INDEX[protocol];
     if (unknown) continue;
     if (portName !== '') named.push({ protocol: index, name: portName });
