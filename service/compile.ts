@@ -22,10 +22,9 @@ import {
 } from '../wire/address.ts';
 import { type Cidr, cidrContains, formatCidr, lastOf } from '../wire/cidr.ts';
 import {
-  type PodsByService,
+  PodSelection,
   type PortEndpoints,
   type ServiceEndpoint,
-  podsByService,
   resolveEndpoints,
   updateSlices,
   zoneOf,
@@ -451,7 +450,7 @@ export class ServiceCompiler {
   #place: Place | null = null;
   #objects: ObjectSet = EMPTY_OBJECTS;
   readonly #slices = new Map<string, readonly EndpointSlice[]>();
-  #pods: PodsByService = new Map();
+  readonly #selection = new PodSelection();
   /** The Services' names, sorted. */
   #order: readonly string[] = [];
   readonly #pieces = new Map<string, Piece>();
@@ -474,9 +473,7 @@ export class ServiceCompiler {
     const podsChanged = pods !== before.pods;
     const moved = changedNodes(before.nodes, nodes);
     const owners = updateSlices(this.#slices, before.endpointSlices, objects.endpointSlices);
-    if (servicesChanged || podsChanged || owners.size > 0) {
-      this.#pods = podsByService(services, this.#slices, pods);
-    }
+    const selection = this.#selection.update(objects, this.#slices, owners);
     if (servicesChanged) this.#order = this.#sortedNames(services);
     const place = this.#placeOf(inputs);
     // Nodes' addresses are in the table whether or not there are endpoints on them.
@@ -492,7 +489,7 @@ export class ServiceCompiler {
     for (const name of onlySlicesChanged ? owners : this.#order) {
       const service = services.get(name);
       if (service === undefined) continue;
-      const [slices, selected] = [this.#slices.get(name), this.#pods.get(name)];
+      const [slices, selected] = [this.#slices.get(name), selection.get(name)];
       const old = this.#pieces.get(name);
       if (
         old?.service === service &&

@@ -4,7 +4,6 @@
  */
 import {
   type EndpointSlice,
-  type Labels,
   type Node,
   type ObjectSet,
   type Pod,
@@ -84,45 +83,102 @@ export function updateSlices(
   return owners;
 }
 
-const selects = (selector: Labels, labels: Labels): boolean =>
-  Object.entries(selector).every(([key, value]) => labels[key] === value);
-
 const hasTraffic = ({ phase }: Pod): boolean => phase !== 'Succeeded' && phase !== 'Failed';
 
+interface Selecting {
+  readonly name: string;
+  readonly selector: readonly (readonly [label: string, value: string])[];
+}
+
 /** An empty selector selects nobody: so Kubernetes has it for Services. */
-export function podsByService(
-  services: ObjectSet['services'],
-  slices: SlicesByService,
-  pods: ObjectSet['pods'],
-): PodsByService {
-  const found = new Map<string, Pod[]>();
-  // Each waits under one of its labels, so that a pod is compared with few Services.
-  const waiting = new Map<string, { selector: Labels; found: Pod[] }[]>();
-  const keyOf = (namespace: string, label: string, value: string): string =>
-    `${namespace}/${label}=${value}`;
-  for (const [name, service] of services) {
-    const { selector } = service;
-    if (selector === null || slices.has(name)) continue;
-    const [label] = Object.entries(selector);
-    if (label === undefined) continue;
-    const selected: Pod[] = [];
-    found.set(name, selected);
-    const key = keyOf(service.metadata.namespace, ...label);
-    const others = waiting.get(key);
-    if (others === undefined) waiting.set(key, [{ selector, found: selected }]);
-    else others.push({ selector, found: selected });
-  }
-  if (waiting.size === 0) return found;
-  for (const pod of pods.values()) {
-    if (!hasTraffic(pod)) continue;
-    const { namespace, labels } = pod.metadata;
-    for (const [label, value] of Object.entries(labels)) {
-      for (const it of waiting.get(keyOf(namespace, label, value)) ?? []) {
-        if (selects(it.selector, labels)) it.found.push(pod);
+const selectorOf = (service: Service | undefined): Selecting['selector'] =>
+  Object.entries(service?.selector ?? {});
+
+const byPodName = (a: Pod, b: Pod): number => (a.metadata.name < b.metadata.name ? -1 : 1);
+
+/** Which pods each Service selects, as far as nobody lists its endpoints. */
+export class PodSelection {
+  /** By namespace, label and value: each waits under one of its labels, so that few are looked at. */
+  readonly #selecting = new Map<string, Map<string, Map<string, Selecting[]>>>();
+  readonly #found = new Map<string, readonly Pod[]>();
+  #services: ObjectSet['services'] = new Map();
+  #pods: ObjectSet['pods'] = new Map();
+
+  /** @param owners  Services whose slices are others than at the last call */
+  update(
+    { services, pods }: Pick<ObjectSet, 'services' | 'pods'>,
+    slices: SlicesByService,
+    owners: ReadonlySet<string>,
+  ): PodsByService {
+    const selects = (name: string): boolean =>
+      !slices.has(name) && selectorOf(services.get(name)).length > 0;
+    if (
+      services !== this.#services ||
+      [...owners].some((name) => selects(name) !== this.#found.has(name))
+    ) {
+      this.#selecting.clear();
+      this.#found.clear();
+      this.#pods = new Map();
+      for (const [name, service] of services) {
+        if (selects(name)) this.#add(name, service.metadata.namespace, selectorOf(service));
       }
     }
+    this.#services = services;
+    if (pods !== this.#pods && this.#found.size > 0) this.#take(this.#pods, pods);
+    this.#pods = pods;
+    return this.#found;
   }
-  return found;
+
+  #add(name: string, namespace: string, selector: Selecting['selector']): void {
+    const [label, value] = selector[0]!;
+    const labels = getOrAdd(
+      this.#selecting,
+      namespace,
+      () => new Map<string, Map<string, Selecting[]>>(),
+    );
+    const values = getOrAdd(labels, label, () => new Map<string, Selecting[]>());
+    getOrAdd(values, value, () => []).push({ name, selector });
+    this.#found.set(name, []);
+  }
+
+  #take(before: ObjectSet['pods'], now: ObjectSet['pods']): void {
+    const gone = new Set<Pod>();
+    const changed = new Set<string>();
+    const added = new Map<string, Pod[]>();
+    for (const [name, pod] of now) {
+      const old = before.get(name);
+      if (old === pod) continue;
+      if (old !== undefined) gone.add(old);
+      for (const service of this.#selectorsOf(pod)) getOrAdd(added, service, () => []).push(pod);
+    }
+    for (const [name, pod] of before) if (!now.has(name)) gone.add(pod);
+    for (const pod of gone) for (const service of this.#selectorsOf(pod)) changed.add(service);
+    for (const service of changed.union(new Set(added.keys()))) {
+      const kept = this.#found.get(service)!.filter((pod) => !gone.has(pod));
+      this.#found.set(service, [...kept, ...(added.get(service) ?? [])].sort(byPodName));
+    }
+  }
+
+  /** The names of those that select it. */
+  #selectorsOf(pod: Pod): readonly string[] {
+    const names: string[] = [];
+    const { namespace, labels } = pod.metadata;
+    const byLabel = this.#selecting.get(namespace);
+    if (byLabel === undefined || !hasTraffic(pod)) return names;
+    for (const label in labels) {
+      if (!Object.hasOwn(labels, label)) continue;
+      for (const { name, selector } of byLabel.get(label)?.get(labels[label]!) ?? []) {
+        if (selector.every(([key, value]) => labels[key] === value)) names.push(name);
+      }
+    }
+    return names;
+  }
+}
+
+function getOrAdd<K, V>(map: Map<K, V>, key: K, create: () => V): V {
+  let value = map.get(key);
+  if (value === undefined) map.set(key, (value = create()));
+  return value;
 }
 
 const rankOf = ({ ready, serving }: ServiceEndpoint): number => (ready ? 2 : 0) + (serving ? 1 : 0);
@@ -248,7 +304,7 @@ export function resolveEndpoints(
 export function endpointsOf(objects: ObjectSet): ReadonlyMap<string, readonly PortEndpoints[]> {
   const slices = new Map<string, readonly EndpointSlice[]>();
   updateSlices(slices, new Map(), objects.endpointSlices);
-  const pods = podsByService(objects.services, slices, objects.pods);
+  const pods = new PodSelection().update(objects, slices, new Set());
   return new Map(
     [...objects.services.values()].map((service) => {
       const name = nameOf(service);
