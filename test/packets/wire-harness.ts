@@ -594,9 +594,7 @@ export class Wire implements Disposable {
       control: this.#control,
       flows: null,
       onChange: (install) =>
-        install(
-          compileSnapshot(this.#state, this.a.port, this.#control[CONTROL_GENERATION]!),
-        ),
+        install(compileSnapshot(this.#state, this.a.port, this.#control[CONTROL_GENERATION]!)),
       report: (event) => this.events.push(event),
     });
     this.publish({});
