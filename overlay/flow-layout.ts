@@ -16,8 +16,8 @@
 export const FLOW_VERSION = 0;
 export const FLOW_HASH_ORIG = 1;
 export const FLOW_HASH_REPLY = 2;
+/** NEXT_REPLY follows. */
 export const FLOW_NEXT_ORIG = 3;
-export const FLOW_NEXT_REPLY = 4;
 export const FLOW_OWNER = 28;
 export const FLOW_PREVIOUS = 29;
 export const FLOW_FOLLOWING = 30;
