@@ -126,6 +126,8 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   function decide(ip: number, end: number, isOut: boolean, unfinished: boolean): Drop {
     early = false;
     isOutward = isOut;
+    // Flows of before a restart wait, untouched, for those who can decide about them again.
+    if (!peers.current().policyReady) return Drop.noPolicy;
     const form = parsePacket(view, packet, ip, end, false);
     if (form !== Drop.none) return form;
     if (packet.isIcmpError && !packet.isLater) {
@@ -138,7 +140,7 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     if (ref >= 0 && isCurrent(ref)) {
       const verdict = decideAgain(ref);
       if (verdict !== Drop.none) {
-        table.remove(ref);
+        if (verdict !== Drop.noPolicy) table.remove(ref);
         return verdict;
       }
       return pass(ref, unfinished);

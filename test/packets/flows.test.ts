@@ -147,8 +147,8 @@ class Decider {
     this.publish();
   }
 
-  /** What was said of policies and Services is in force. */
-  publish(): void {
+  /** What was said of policies and Services is in force; or not yet listed. */
+  publish(policyReady = true): void {
     const a = parseAddress('192.0.2.2');
     const all = [...this.frontends.values()].flatMap(({ backends, port }) =>
       backends.map((address) => ({ address, port })),
@@ -167,7 +167,7 @@ class Decider {
       ...stateOf(a, parseAddress('192.0.2.3')),
       pods: FAMILIES.flatMap((it) => [parseAddress(it.pod), parseAddress(it.other)]),
       nodeAddresses: FAMILIES.map((it) => parseAddress(it.host)),
-      policyReady: true,
+      policyReady,
       policy: { ...stateOf(a, a).policy, generation: ++this.#generation },
       services: { ...stateOf(a, a).services, generation: ++this.#services, backends: words },
     };
@@ -285,6 +285,19 @@ for (const f of FAMILIES) {
       t.is(typeof it.take(answer, 'peer'), loose ? 'object' : 'string');
       t.is(ends(it.take(syn(f.remote, 80, 40001))), 'policyEgress');
     }
+  });
+
+  test(`${version}: before policies are listed nothing passes, and no flow is lost`, (t) => {
+    using it = new Decider();
+    it.frontends.set(`${f.host} 30080`, { backends: [f.remote], port: 8080, hides: true });
+    it.publish();
+    const sent = whole(t, it.take(syn(f.host, 30080, 5000, f.outside)));
+    it.publish(false);
+    t.is(it.take(syn(f.remote)), 'noPolicy');
+    t.is(it.take(syn(f.pod, 80, 1, f.remote), 'peer'), 'noPolicy');
+    t.is(it.take(answerTo(sent, 'tcp'), 'peer'), 'noPolicy');
+    it.publish();
+    t.is(ends(it.take(answerTo(sent, 'tcp'), 'peer')), `${f.host}:30080 > ${f.outside}:5000`);
   });
 
   for (const protocol of ['tcp', 'udp'] as const) {
