@@ -181,7 +181,9 @@ function getOrAdd<K, V>(map: Map<K, V>, key: K, create: () => V): V {
   return value;
 }
 
-const rankOf = ({ ready, serving }: ServiceEndpoint): number => (ready ? 2 : 0) + (serving ? 1 : 0);
+/** Chosen, chosen if nobody else is, never. */
+const rankOf = ({ ready, serving, terminating }: ServiceEndpoint): number =>
+  ready ? 2 : serving && terminating ? 1 : 0;
 
 /** What is listed twice counts as the better of the two; of equal ones the first. */
 function withoutDuplicates(endpoints: readonly ServiceEndpoint[]): readonly ServiceEndpoint[] {

@@ -212,7 +212,7 @@ export function referenceBackends(inputs: ServiceInputs, connection: Connection)
       const port = service.ports.find(
         (it) =>
           it.protocol === protocol &&
-          (way === 'node port' ? it.nodePort : it.port) === connection.port,
+          (way === 'node port' ? it.nodePort || null : it.port) === connection.port,
       );
       if (port === undefined) continue;
       const ranges = service.loadBalancerSourceRanges;
