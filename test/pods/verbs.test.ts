@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { IpamMessage } from '../../daemon/messages.ts';
 import { createNamespace } from '../../linux/netns.ts';
-import { type Output, collect, poll } from '../../linux/program.ts';
+import { type Output, collect, poll, run } from '../../linux/program.ts';
 import { CNI_VERSIONS } from '../../wire/cni.ts';
 import { type Lab, type LabNode, addressIn, createLab, reaches } from '../lab/lab.ts';
 import { labPrefix } from '../lab/run.ts';
@@ -292,7 +292,7 @@ test.serial('weft ipam: who has an address, and what does not agree', async (t) 
   t.is(nobody.stderr, `weft: no pod of this node has the address ${address(3)}\n`);
   t.is((await ipam('check')).exitCode, 0);
   // In the pod's namespace, where the daemon mends nothing.
-  await collect(['ip', 'addr', 'flush', 'dev', 'eth0'], { netns: lab.netnsOf(id) });
+  await run(['ip', 'addr', 'del', `${own}/32`, 'dev', 'eth0'], { netns: lab.netnsOf(id) });
   const check = await ipam('check');
   t.is(check.exitCode, 1);
   t.regex(check.stdout, new RegExp(`${own}.*has not the address ${own}`));

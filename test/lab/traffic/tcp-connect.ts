@@ -9,7 +9,7 @@ const [verb, ...words] = process.argv.slice(2);
 if (verb === 'serve') {
   createServer((socket) => {
     socket.on('error', () => socket.destroy()).resume();
-    socket.on('end', () => socket.end());
+    socket.end();
   }).listen(Number(words[0]), '::', () => process.stdout.write('ready\n'));
 } else {
   const [count, address, port] = words;
