@@ -20,6 +20,8 @@ const VIP = '10.96.255.10';
 const CONNECT = join(import.meta.dirname, '../test/lab/traffic/tcp-connect.ts');
 const PORT = 9000;
 const PROBE_PORT = 9001;
+/** Of 10 ms, in a second, of both daemons. */
+const IDLE_TICKS = 4;
 
 interface Sizes {
   readonly services: number;
@@ -147,6 +149,30 @@ class Bench {
     }
   }
 
+  /** Until the daemons have nothing to do: what was written is read, and the garbage of it gone. */
+  async settled(): Promise<void> {
+    const ticks = async (): Promise<number> => {
+      const each = await Promise.all(
+        this.#daemons.map(({ pid }) => readFile(`/proc/${pid}/stat`, 'utf8')),
+      );
+      return each.reduce((sum, it) => {
+        const fields = it.slice(it.lastIndexOf(')') + 2).split(' ');
+        return sum + Number(fields[11]) + Number(fields[12]);
+      }, 0);
+    };
+    let before = await ticks();
+    await poll(
+      async () => {
+        const now = await ticks();
+        const used = now - before;
+        before = now;
+        return used <= IDLE_TICKS ? true : undefined;
+      },
+      AbortSignal.timeout(60_000),
+      1000,
+    );
+  }
+
   async connects(
     count: number,
     address: string,
@@ -216,6 +242,7 @@ async function main(): Promise<void> {
     ] as const) {
       await bench.write('set', objectsOf(sizes, server));
       await poll(serves, AbortSignal.timeout(60_000));
+      await bench.settled();
       const { p50, p99 } = await bench.connects(Number(values.connects), VIP, 80);
       note(`connect.${name}.p50`, p50);
       note(`connect.${name}.p99`, p99);
@@ -240,6 +267,7 @@ async function main(): Promise<void> {
   ] as const) {
     await bench.write('set', objectsOf(sizes, server));
     await poll(serves, AbortSignal.timeout(60_000));
+    await bench.settled();
     for (let i = 0; i < Number(values.changes); i++) {
       const isOpen = i % 2 === 0;
       const begin = performance.now();
