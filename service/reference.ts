@@ -208,13 +208,17 @@ export function referenceBackends(inputs: ServiceInputs, connection: Connection)
     .map(([, service]) => service);
   const isPod = podOf(objects, address) !== undefined;
   for (const service of services) {
-    for (const way of waysOf(inputs, service, address, isPod)) {
-      const port = service.ports.find(
-        (it) =>
-          it.protocol === protocol &&
-          (way === 'node port' ? it.nodePort || null : it.port) === connection.port,
+    // Of two ports that meet at one address, as a load balancer's and a node port, the first listed has it.
+    const ways = waysOf(inputs, service, address, isPod);
+    const meant = service.ports
+      .filter((it) => it.protocol === protocol)
+      .flatMap((port) => ways.map((way) => ({ port, way })))
+      .find(
+        ({ port, way }) =>
+          (way === 'node port' ? port.nodePort || null : port.port) === connection.port,
       );
-      if (port === undefined) continue;
+    if (meant !== undefined) {
+      const { port, way } = meant;
       const ranges = service.loadBalancerSourceRanges;
       if (
         way === 'load balancer' &&
