@@ -13,7 +13,7 @@ import {
   planHost,
   steeredIn,
 } from './host-state.ts';
-import type { SteeredPort } from './ruleset.ts';
+import type { SteeredFrontend } from '../service/compile.ts';
 
 const cidr4 = (text: string): Cidr4 => parseCidr(text) as Cidr4;
 const cidr6 = (text: string): Cidr6 => parseCidr(text) as Cidr6;
@@ -306,8 +306,8 @@ test('the table is written when it is absent, changed, or lost a rule', (t) => {
 });
 
 test('Services: a table of its own digest, whatever the sets hold', (t) => {
-  const port: SteeredPort = { protocol: 6, address: parseIpv4('192.0.2.1'), port: 30080 };
-  const ruleset = (steered: readonly SteeredPort[] | null) =>
+  const port: SteeredFrontend = { protocol: 6, address: parseIpv4('192.0.2.1'), port: 30080 };
+  const ruleset = (steered: readonly SteeredFrontend[] | null) =>
     desiredHost({ ...inputs, services: steered && { networks: [], steered } }).ruleset;
   t.is(ruleset([]).comment, ruleset([port]).comment);
   t.not(ruleset([]).comment, ruleset(null).comment);

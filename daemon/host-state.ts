@@ -4,6 +4,7 @@
  * to a pod is in pod-host.ts. Level-triggered: the same few lines serve the start, a new peer, and an
  * operator who flushed the routes. `desiredHost` and `planHost` are pure.
  */
+import type { SteeredFrontend } from '../service/compile.ts';
 import {
   type Command,
   type InterfaceAddress,
@@ -27,7 +28,6 @@ import {
   NFT_TABLE,
   type Pin,
   type Ruleset,
-  type SteeredPort,
   deleteTable,
   pinElement,
   rulesetOf,
@@ -62,7 +62,7 @@ export interface HostInputs {
 export interface HostServices {
   /** Blocks of cluster addresses: the host's own packets for them go into the TUN. */
   readonly networks: readonly Cidr[];
-  readonly steered: readonly SteeredPort[];
+  readonly steered: readonly SteeredFrontend[];
 }
 
 interface DesiredRoute {

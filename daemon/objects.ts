@@ -7,12 +7,12 @@
  *     node addresses /
  */
 import { type ObjectSet, type ObjectSource, type Pod, nameOf } from '../objects/types.ts';
+import type { PolicyCompiler } from '../policy/compile.ts';
 import type { PolicyTable } from '../policy/table.ts';
+import type { CompiledServices, ServiceCompiler, ServiceInputs } from '../service/compile.ts';
 import type { ServiceTable } from '../service/table.ts';
 import type { IpAddress } from '../wire/address.ts';
-import type { Cidr } from '../wire/cidr.ts';
 import { withOwnPods } from './object-store.ts';
-import type { SteeredPort } from './ruleset.ts';
 
 /** What tables are made of besides the objects. Another pod or address is another array. */
 export interface NodeView {
@@ -21,44 +21,16 @@ export interface NodeView {
   readonly nodeAddresses: readonly IpAddress[];
 }
 
-export interface Tables {
+/** `problems`: what the compilers could not make sense of; beside what the source tells. */
+export interface Tables extends Omit<CompiledServices, 'table'> {
   readonly policy: PolicyTable;
   readonly services: ServiceTable;
-  /** Services' ports that the host has to lead into the TUN. */
-  readonly steered: readonly SteeredPort[];
-  readonly healthChecks: readonly HealthCheck[];
-  /** What the compilers could not make sense of, one line each; beside what the source tells. */
-  readonly problems: readonly string[];
-}
-
-/** What a load balancer asks about a Service on this node. */
-export interface HealthCheck {
-  readonly port: number;
-  readonly namespace: string;
-  readonly name: string;
-  readonly localEndpoints: number;
 }
 
 /** Each remembers what it made of objects that are the same as last time. */
 export interface Compilers {
-  readonly policy: {
-    compile(inputs: {
-      readonly objects: ObjectSet;
-      /** By nameOf. */
-      readonly subjects: ReadonlySet<string>;
-      readonly nodeName: string;
-      readonly nodeAddresses: readonly IpAddress[];
-    }): PolicyTable;
-  };
-  readonly services: {
-    compile(inputs: {
-      readonly objects: ObjectSet;
-      readonly nodeName: string;
-      readonly nodeAddresses: readonly IpAddress[];
-      readonly serviceNetworks: readonly Cidr[];
-      readonly externalIpBlocks: readonly Cidr[];
-    }): Omit<Tables, 'policy' | 'services'> & { readonly table: ServiceTable };
-  };
+  readonly policy: Pick<PolicyCompiler, 'compile'>;
+  readonly services: Pick<ServiceCompiler, 'compile'>;
 }
 
 /** @param own  this node's pods, as the node knows them */
@@ -66,12 +38,7 @@ export function compileTables(
   { policy, services }: Compilers,
   objects: ObjectSet,
   own: readonly Pod[],
-  node: {
-    readonly nodeName: string;
-    readonly nodeAddresses: readonly IpAddress[];
-    readonly serviceNetworks: readonly Cidr[];
-    readonly externalIpBlocks: readonly Cidr[];
-  },
+  node: Omit<ServiceInputs, 'objects'>,
 ): Tables {
   const { nodeName, nodeAddresses } = node;
   const all = withOwnPods(objects, own);

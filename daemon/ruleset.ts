@@ -25,9 +25,10 @@
  * own address (first rules) nor with a forged one (last rule: it comes through an interface that is
  * neither the underlay nor the way back to its source).
  */
+import type { SteeredFrontend } from '../service/compile.ts';
 import { createHash } from 'node:crypto';
 import { tunnelTapName } from '../overlay/probe.ts';
-import { type IpAddress, formatAddress } from '../wire/address.ts';
+import { formatAddress } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, formatCidr } from '../wire/cidr.ts';
 import { STEERED_MARK } from './steering.ts';
 
@@ -45,15 +46,7 @@ export interface RulesetInputs {
   /** What the table's sets hold when it is made; not part of the digest. */
   readonly pins: readonly Pin[];
   /** Null: no Services, nothing is marked. As the pins, not part of the digest. */
-  readonly steered: readonly SteeredPort[] | null;
-}
-
-/** A Service's port on an address that is not of a Service network. */
-export interface SteeredPort {
-  /** IANA's number. */
-  readonly protocol: number;
-  readonly address: IpAddress;
-  readonly port: number;
+  readonly steered: readonly SteeredFrontend[] | null;
 }
 
 /** A pod's interface on the host, and an address that the pod sends from. */
@@ -97,9 +90,9 @@ export const pinSet = ({ family }: Pin): string => `pods${family}`;
 export const pinElement = ({ iface, mac, address }: Omit<Pin, 'family'>): string =>
   `"${iface}" . ${mac} . ${address}`;
 
-const familyOfPort = ({ address }: SteeredPort): 4 | 6 => (typeof address === 'number' ? 4 : 6);
-export const steeredSet = (it: SteeredPort): string => `services${familyOfPort(it)}`;
-export const steeredElement = ({ protocol, address, port }: SteeredPort): string =>
+const familyOfPort = ({ address }: SteeredFrontend): 4 | 6 => (typeof address === 'number' ? 4 : 6);
+export const steeredSet = (it: SteeredFrontend): string => `services${familyOfPort(it)}`;
+export const steeredElement = ({ protocol, address, port }: SteeredFrontend): string =>
   `${protocol} . ${formatAddress(address)} . ${port}`;
 
 interface Block {
@@ -201,7 +194,7 @@ const podSet = (family: 4 | 6, pins: readonly Pin[]): string =>
     pins.filter((it) => it.family === family).map(pinElement),
   );
 
-const serviceSet = (family: 4 | 6, ports: readonly SteeredPort[]): string =>
+const serviceSet = (family: 4 | 6, ports: readonly SteeredFrontend[]): string =>
   set(
     `services${family}`,
     `inet_proto . ipv${family}_addr . inet_service`,

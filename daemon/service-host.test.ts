@@ -14,7 +14,8 @@ import { labPrefix, openRun, removeRun } from '../test/lab/run.ts';
 import { parseAddress, parseIpv4, parseIpv6, toIpv4, toIpv6 } from '../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../wire/cidr.ts';
 import { desiredHost, planHost, steeredIn } from './host-state.ts';
-import { type SteeredPort, steeredElement } from './ruleset.ts';
+import type { SteeredFrontend } from '../service/compile.ts';
+import { steeredElement } from './ruleset.ts';
 import { ServiceHost } from './service-host.ts';
 
 const UDP = 17;
@@ -24,12 +25,12 @@ test.after.always(() => removeRun(lab));
 const node = `${lab.name}-node`;
 const client = `${lab.name}-client`;
 
-const at = (protocol: number, address: string, port: number): SteeredPort => ({
+const at = (protocol: number, address: string, port: number): SteeredFrontend => ({
   protocol,
   address: parseAddress(address),
   port,
 });
-const STEERED: readonly SteeredPort[] = [
+const STEERED: readonly SteeredFrontend[] = [
   at(UDP, '192.0.2.1', 30053),
   at(TCP, '192.0.2.1', 30080),
   at(UDP, 'fd31::1', 30053),

@@ -5,12 +5,13 @@
  */
 import { type ElementChange, openElementWriter } from '../linux/nft-elements.ts';
 import { addressBytes, parseAddress } from '../wire/address.ts';
-import { NFT_TABLE, type SteeredPort, steeredElement, steeredSet } from './ruleset.ts';
+import type { SteeredFrontend } from '../service/compile.ts';
+import { NFT_TABLE, steeredElement, steeredSet } from './ruleset.ts';
 
 /** What follows from a port, once: most of them stay from one table to the next. */
-const texts = new WeakMap<SteeredPort, string>();
+const texts = new WeakMap<SteeredFrontend, string>();
 
-function textOf(it: SteeredPort): string {
+function textOf(it: SteeredFrontend): string {
   const known = texts.get(it) ?? steeredElement(it);
   texts.set(it, known);
   return known;
@@ -21,7 +22,7 @@ export class ServiceHost implements Disposable {
   /** By their texts; null: there is no table, or it is not known what is in it. */
   #present: Set<string> | null = null;
   /** What the sets hold; null: others have changed them, perhaps. */
-  #last: readonly SteeredPort[] | null = null;
+  #last: readonly SteeredFrontend[] | null = null;
 
   [Symbol.dispose](): void {
     this.#elements[Symbol.dispose]();
@@ -38,7 +39,10 @@ export class ServiceHost implements Disposable {
    * @returns how many were added and deleted
    * @throws NetlinkError; what is in the sets is unknown then, until elementsAre
    */
-  reconcile(steered: readonly SteeredPort[]): { readonly added: number; readonly removed: number } {
+  reconcile(steered: readonly SteeredFrontend[]): {
+    readonly added: number;
+    readonly removed: number;
+  } {
     const present = this.#present;
     if (present === null || steered === this.#last) return { added: 0, removed: 0 };
     const wanted = new Map(steered.map((it) => [textOf(it), it]));
@@ -57,12 +61,12 @@ export class ServiceHost implements Disposable {
   }
 }
 
-function portOf(element: string): SteeredPort {
+function portOf(element: string): SteeredFrontend {
   const [protocol = '', address = '', port = ''] = element.split(' . ');
   return { protocol: Number(protocol), address: parseAddress(address), port: Number(port) };
 }
 
-const change = (verb: ElementChange['verb'], it: SteeredPort): ElementChange => ({
+const change = (verb: ElementChange['verb'], it: SteeredFrontend): ElementChange => ({
   verb,
   set: steeredSet(it),
   key: [

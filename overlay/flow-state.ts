@@ -14,11 +14,9 @@
  */
 import { PROTOCOL_ICMP, PROTOCOL_ICMPV6 } from '../wire/icmp.ts';
 import { PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
+import { PROTOCOL_SCTP } from '../wire/sctp.ts';
 import { PROTOCOL_UDP } from '../wire/udp.ts';
 import { KIND_AFFINITY, KIND_FRAGMENT } from './flow-layout.ts';
-
-/** RFC 9260; IANA. */
-const PROTOCOL_SCTP = 132;
 
 /** Leaves state and deadline as they are. */
 export const STATE_KEEP = -1;

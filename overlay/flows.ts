@@ -68,7 +68,6 @@ const PORT_FIRST = 1024;
 const PORT_COUNT = 30_000 - PORT_FIRST;
 /** So many ports are tried before a new flow is refused. */
 const PORT_TRIES = 128;
-const FRAGMENT_TIMEOUT_S = 30;
 
 export interface Flows {
   /**
@@ -460,7 +459,6 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     openDraft(KIND_FRAGMENT, fragmentId, 0);
     draft[FLOW_PORTS_REPLY] = ports;
     draft[FLOW_SRC_REPLY] = protocol;
-    draft[FLOW_DEADLINE_S] = table.nowS() + FRAGMENT_TIMEOUT_S;
     table.insert(ownerOf(sourceAt));
   }
 

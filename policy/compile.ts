@@ -16,7 +16,7 @@ import {
 } from '../objects/types.ts';
 import { type IpAddress, addressBytes } from '../wire/address.ts';
 import { type Cidr, lastOf } from '../wire/cidr.ts';
-import { keepPolicies } from './kept.ts';
+import { retainPolicies } from '../objects/retain.ts';
 import { Partition } from './partition.ts';
 import {
   type Atom,
@@ -160,7 +160,7 @@ export class PolicyCompiler {
 
   /** @throws PolicySizeError */
   compile(inputs: PolicyInputs): PolicyTable {
-    const objects = keepPolicies(this.#objects, inputs.objects);
+    const objects = retainPolicies(this.#objects, inputs.objects);
     this.#objects = objects;
     this.#epoch++;
     const peers = this.#peersOf(objects, inputs);

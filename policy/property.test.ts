@@ -33,7 +33,7 @@ import {
 } from '../wire/address.ts';
 import { type Cidr, cidrOf, parseCidr } from '../wire/cidr.ts';
 import { PolicyCompiler } from './compile.ts';
-import { keepPolicies } from './kept.ts';
+import { retainPolicies } from '../objects/retain.ts';
 import { type Surroundings, referenceVerdict } from './reference.ts';
 import { EGRESS, INGRESS, createPolicyLookup } from './table.ts';
 
@@ -393,7 +393,7 @@ test('compiled tables say what the reference says, however they came to be', (t)
     let verdicts = '';
     for (let step = 0; step < 6; step++) {
       set = objectSetOf(objects.values(), set);
-      kept = keepPolicies(kept, set);
+      kept = retainPolicies(kept, set);
       const around: Surroundings = isOffline
         ? { nodeName: '', nodeAddresses: [], subjects: 'all' }
         : {

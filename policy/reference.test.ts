@@ -5,7 +5,7 @@ import { mergeSets, objectSetOf } from '../objects/set.ts';
 import type { ClusterNetworkPolicy, ObjectSet } from '../objects/types.ts';
 import { addressBytes, parseAddress } from '../wire/address.ts';
 import { PolicyCompiler } from './compile.ts';
-import { keepPolicies } from './kept.ts';
+import { retainPolicies } from '../objects/retain.ts';
 import {
   type End,
   type Flow,
@@ -568,10 +568,10 @@ test('11: a policy deleted in a Terminating namespace keeps denying while its po
   const before = objectsOf(PODS, policy);
   const after = terminating(objectsOf(PODS));
   const flow = flowOf('y/a -> x/a TCP 80');
-  t.is(referenceVerdict(keepPolicies(before, after), flow).verdict, 'deny');
-  t.is(referenceVerdict(keepPolicies(before, objectsOf(PODS)), flow).verdict, 'allow', 'Active');
+  t.is(referenceVerdict(retainPolicies(before, after), flow).verdict, 'deny');
+  t.is(referenceVerdict(retainPolicies(before, objectsOf(PODS)), flow).verdict, 'allow', 'Active');
   const gone = { ...after, pods: new Map() };
-  t.is(keepPolicies(before, gone), gone, 'its pods are gone');
+  t.is(retainPolicies(before, gone), gone, 'its pods are gone');
 });
 
 const inputsOf = (objects: ObjectSet) => ({
