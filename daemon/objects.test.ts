@@ -137,7 +137,12 @@ test('both compilers see the pods here as the node knows them; they are the subj
   const compilers: Compilers = {
     policy: {
       compile: ({ objects, subjects, nodeName, nodeAddresses }) => {
-        asked.push([[...objects.pods.values()], [...subjects], nodeName, nodeAddresses]);
+        asked.push([
+          [...objects.pods.values()],
+          subjects === 'all' ? subjects : [...subjects],
+          nodeName,
+          nodeAddresses,
+        ]);
         return { ...EMPTY_POLICY_TABLE, generation: 5 };
       },
     },
