@@ -79,7 +79,11 @@ test.serial("a container has an address of its node's subnet in both families", 
     const { address, ipv6Address } = await attachmentOf(container);
     t.true(isIn(subnet!, address!), `${address} in ${subnet}`);
     t.true(isIn(ipv6Subnet!, ipv6Address!), `${ipv6Address} in ${ipv6Subnet}`);
-    const { stdout } = await container.containerd.exec(container.id, ['ip', 'addr']);
+    // Debian's static busybox now and then ends without a word in here: what it says is asked until it says it.
+    const { stdout } = await poll(async () => {
+      const said = await container.containerd.exec(container.id, ['ip', 'addr']);
+      return said.exitCode === 0 && said.stdout !== '' ? said : undefined;
+    }, within(10_000));
     t.true(stdout.includes(`inet ${address}/32 scope global eth0`), stdout);
     t.true(stdout.includes(`inet6 ${ipv6Address}/128 scope global`), stdout);
     all.add(address!).add(ipv6Address!);
