@@ -14,7 +14,7 @@ import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
 import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
 import { directorySource } from '../objects/directory.ts';
-import type { ObjectProblem, ObjectSet, ObjectSource } from '../objects/types.ts';
+import type { ObjectProblem, ObjectSet, ObjectSource, Pod } from '../objects/types.ts';
 import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
@@ -157,6 +157,11 @@ class NodeDaemon {
   readonly #compilers: Compilers = {
     policy: new PolicyCompiler(),
     services: new ServiceCompiler(),
+  };
+  /** This node's pods, as objects, of the attachments that have these addresses. */
+  #own: { readonly addresses: Pods['addresses']; readonly pods: readonly Pod[] } = {
+    addresses: NO_ADDRESSES,
+    pods: [],
   };
   readonly #healthChecks = new HealthCheckServers();
   readonly #serviceHost = new ServiceHost();
@@ -632,9 +637,13 @@ class NodeDaemon {
     return tables;
   }
 
-  #compile(objects: ObjectSet, { nodeAddresses }: NodeView): Tables {
+  #compile(objects: ObjectSet, { pods, nodeAddresses }: NodeView): Tables {
     const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
-    const own = podsOfAttachments(this.#pods?.attachments ?? [], nodeName);
+    if (this.#own.addresses !== pods) {
+      const attachments = this.#pods?.attachments ?? [];
+      this.#own = { addresses: pods, pods: podsOfAttachments(attachments, nodeName) };
+    }
+    const own = this.#own.pods;
     const node = { nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
     return compileTables(this.#compilers, objects, own, node);
   }

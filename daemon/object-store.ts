@@ -336,6 +336,8 @@ class MapMerger<T extends WeftObject> {
  */
 export function withOwnPods(set: ObjectSet, own: readonly Pod[]): ObjectSet {
   if (own.length === 0) return set;
+  const known = joined.get(set.pods);
+  if (known?.own === own) return { ...set, pods: known.pods };
   const pods = new Map(set.pods);
   const taken = new Set(own.flatMap(({ podIPs }) => podIPs));
   const names = new Set(own.map(nameOf));
@@ -344,13 +346,19 @@ export function withOwnPods(set: ObjectSet, own: readonly Pod[]): ObjectSet {
     pods.set(name, { ...pod, podIPs: pod.podIPs.filter((it) => !taken.has(it)) });
   }
   for (const pod of own) {
-    const known = set.pods.get(nameOf(pod));
-    const isAlone = known === undefined || attachedOnly.has(known);
-    pods.set(nameOf(pod), isAlone ? pod : overlay(known, pod));
+    const other = set.pods.get(nameOf(pod));
+    const isAlone = other === undefined || attachedOnly.has(other);
+    pods.set(nameOf(pod), isAlone ? pod : overlay(other, pod));
   }
+  joined.set(set.pods, { own, pods });
   return { ...set, pods };
 }
 
+/** The same two give the same map again: most changes are of other kinds. */
+const joined = new WeakMap<
+  ObjectSet['pods'],
+  { readonly own: readonly Pod[]; readonly pods: ObjectSet['pods'] }
+>();
 const overlays = new PodMerger();
 
 /** Unchanged where the set says the same already. */

@@ -59,7 +59,7 @@ export interface ObjectTablesOptions {
   readonly onChange: () => void;
 }
 
-/** Changes of objects are gathered for so long. */
+/** A change takes effect at once; those that come so soon after the one before are gathered. */
 const GATHER_MS = 10;
 
 export class ObjectTables {
@@ -77,13 +77,18 @@ export class ObjectTables {
 
   /** Until the signal is aborted, or the source ends. @throws what the source throws */
   async follow(source: ObjectSource, signal: AbortSignal): Promise<void> {
+    let told = -Infinity;
     try {
       for await (const objects of source.watch(signal)) {
         this.#objects = objects;
-        this.#timer ??= setTimeout(() => {
-          this.#timer = null;
-          this.#options.onChange();
-        }, GATHER_MS);
+        this.#timer ??= setTimeout(
+          () => {
+            this.#timer = null;
+            this.#options.onChange();
+            told = performance.now();
+          },
+          told + GATHER_MS - performance.now(),
+        );
       }
     } finally {
       if (this.#timer !== null) clearTimeout(this.#timer);

@@ -15,15 +15,15 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { constants, open, readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { isIgnored, parseObjects } from './parse.ts';
-import { objectSetOf } from './set.ts';
+import { type ContentsEntry, readContents } from './contents.ts';
+import { isIgnored } from './parse.ts';
+import { withKind } from './set.ts';
 import {
   EMPTY_OBJECTS,
+  type Kind,
   type ObjectProblem,
   type ObjectSet,
   type ObjectSource,
-  type WeftObject,
-  describeObject,
 } from './types.ts';
 
 export interface DirectoryTimes {
@@ -38,19 +38,18 @@ export interface DirectoryTimes {
 const TIMES: DirectoryTimes = { settleMs: 20, graceMs: 500, rereadEveryMs: 3000 };
 /** A file that does not come to rest is told, and no longer waited for. */
 const RESTLESS_MS = 5000;
+/** So far may a file's time be behind the clock: the kernel's coarsest tick. */
+const TICK_MS = 10;
 const MAX_FILE_BYTES = 64 * 1024 * 1024;
 
-/** An object, and the text that it came from: equal text, the same object. */
-interface Entry {
-  readonly object: WeftObject;
-  readonly json: string;
-}
-type Entries = ReadonlyMap<string, Entry>;
+type Entries = ReadonlyMap<string, ContentsEntry>;
+type Kinds = ReadonlyMap<Kind, readonly ContentsEntry[]>;
 
 interface KnownFile {
   /** What `entries` were read from. */
   signature: string;
   entries: Entries;
+  kinds: Kinds;
   problems: readonly ObjectProblem[];
   /** What the file looked like last, and since when; restless since. */
   seen: string;
@@ -75,7 +74,7 @@ async function* follow(
   times: DirectoryTimes,
   signal: AbortSignal,
 ): AsyncGenerator<ObjectSet, void, undefined> {
-  const files = new Files(dir, times);
+  const files = new Files(dir, times, signal);
   using bell = new Bell(dir, times.settleMs, signal);
   let told = '[]';
   let last: ObjectSet | null = null;
@@ -136,7 +135,7 @@ class Bell {
     }
   }
 
-  /** Within `ms`, or settleMs after it rings first, or when the signal is aborted. */
+  /** Within `ms`, or when what rings first has been still for settleMs, or when the signal is aborted. */
   async rings(ms: number): Promise<void> {
     if (this.#signal.aborted) return;
     await new Promise<void>((resolve) => {
@@ -146,12 +145,12 @@ class Bell {
         this.#wake = null;
         resolve();
       };
-      let timer = setTimeout(finish, this.#rung ? this.#settleMs : ms);
+      let timer = setTimeout(finish, this.#rung ? this.#settleMs + TICK_MS : ms);
       this.#signal.addEventListener('abort', finish, { once: true });
       this.#wake = () => {
         this.#wake = null;
         clearTimeout(timer);
-        timer = setTimeout(finish, Math.min(ms, this.#settleMs));
+        timer = setTimeout(finish, Math.min(ms, this.#settleMs + TICK_MS));
       };
     });
   }
@@ -187,16 +186,18 @@ const signatureOf = (it: {
 class Files {
   readonly #dir: string;
   readonly #times: DirectoryTimes;
+  readonly #signal: AbortSignal;
   readonly #known = new Map<string, KnownFile>();
   #dirProblem: ObjectProblem | null = null;
-  #twice: readonly ObjectProblem[] = [];
+  readonly #twice = new Map<Kind, readonly ObjectProblem[]>();
   #set: ObjectSet = EMPTY_OBJECTS;
-  /** Something was read or removed since `set` was made. */
-  #dirty = true;
+  /** Of these something was read or removed since `set` was made. */
+  readonly #dirty = new Set<Kind>();
 
-  constructor(dir: string, times: DirectoryTimes) {
+  constructor(dir: string, times: DirectoryTimes, signal: AbortSignal) {
     this.#dir = dir;
     this.#times = times;
+    this.#signal = signal;
   }
 
   /** @returns when to look again at the latest, and whether every file has been read that can be */
@@ -225,26 +226,36 @@ class Files {
   problems(): readonly ObjectProblem[] {
     this.set();
     const ofFiles = this.#sorted().flatMap(([, { problems }]) => problems);
-    return [...(this.#dirProblem === null ? [] : [this.#dirProblem]), ...ofFiles, ...this.#twice];
+    const twice = [...this.#twice.values()].flat();
+    return [...(this.#dirProblem === null ? [] : [this.#dirProblem]), ...ofFiles, ...twice];
   }
 
   set(): ObjectSet {
-    if (!this.#dirty) return this.#set;
-    this.#dirty = false;
-    const owners = new Map<string, string>();
-    const twice: ObjectProblem[] = [];
-    const objects: WeftObject[] = [];
-    for (const [name, { entries }] of this.#sorted()) {
-      for (const [object, entry] of entries) {
-        const owner = owners.get(object);
-        if (owner !== undefined) twice.push(repeated(owner, object, name));
-        owners.set(object, name);
-        objects.push(entry.object);
-      }
+    for (const kind of this.#dirty) {
+      const owners = new Map<string, string>();
+      const twice: ObjectProblem[] = [];
+      const objects = this.#sorted().flatMap(([file, { kinds }]) =>
+        (kinds.get(kind) ?? []).map(({ name, object }) => {
+          const owner = owners.get(name);
+          if (owner !== undefined) twice.push(repeated(owner, name, file));
+          owners.set(name, file);
+          return object;
+        }),
+      );
+      this.#twice.set(kind, twice);
+      this.#set = withKind(this.#set, kind, objects);
     }
-    this.#twice = twice;
-    this.#set = objectSetOf(objects, this.#set);
+    this.#dirty.clear();
     return this.#set;
+  }
+
+  #replace(file: KnownFile, entries: Entries): void {
+    const kinds = Map.groupBy(entries.values(), ({ object }) => object.kind);
+    for (const kind of new Set([...kinds.keys(), ...file.kinds.keys()])) {
+      if (!isSame(kinds.get(kind), file.kinds.get(kind))) this.#dirty.add(kind);
+    }
+    file.entries = entries;
+    file.kinds = kinds;
   }
 
   #sorted(): readonly (readonly [string, KnownFile])[] {
@@ -272,10 +283,10 @@ class Files {
       file.seen = signature;
       file.seenMs = now;
     }
-    // What has been still for long before we came needs no second look.
+    // What was still before we came needs no second look.
     const ageMs = Date.now() - Number(status.ctimeNs / 1_000_000n);
-    const { settleMs, graceMs } = this.#times;
-    const stillMs = ageMs > 2 * graceMs ? Infinity : now - file.seenMs;
+    const { settleMs } = this.#times;
+    const stillMs = Math.max(now - file.seenMs, ageMs - TICK_MS);
     if (stillMs < settleMs) {
       if (now - file.restlessMs > RESTLESS_MS) this.#fail(name, 'keeps changing; not read');
       return settleMs - stillMs;
@@ -289,8 +300,8 @@ class Files {
     known.goneMs ??= now;
     const leftMs = known.goneMs + this.#times.graceMs - now;
     if (leftMs > 0) return leftMs;
+    this.#replace(known, new Map());
     this.#known.delete(name);
-    this.#dirty = true;
     return 0;
   }
 
@@ -307,15 +318,16 @@ class Files {
       file.signature = file.seen;
       return this.#fail(name, text === null ? read.reason : 'is empty; remove it if that is meant');
     }
-    const { documents, problems, unidentified } = parseObjects(text, place);
-    const entries = new Map<string, Entry>();
+    const contents = await readContents(text, place, this.#signal);
+    if (this.#signal.aborted) return 0;
+    const { problems, unidentified } = contents;
+    const entries = new Map<string, ContentsEntry>();
     const told = [...problems];
-    for (const { object, raw } of documents) {
-      const key = describeObject(object);
-      const json = JSON.stringify(raw);
+    for (const entry of contents.entries) {
+      const { name: key, digest } = entry;
       const before = file.entries.get(key);
       if (entries.has(key)) told.push(repeated(place, key, place));
-      entries.set(key, before?.json === json ? before : { object, json });
+      entries.set(key, before?.digest === digest ? before : entry);
     }
     const wrong = new Set(problems.filter((it) => !isIgnored(it)).map(({ object }) => object));
     let lost = false;
@@ -326,9 +338,8 @@ class Files {
     }
     if (lost && stillMs < this.#times.graceMs) return this.#times.graceMs - stillMs;
     file.signature = file.seen;
-    file.entries = entries;
     file.problems = told;
-    this.#dirty = true;
+    this.#replace(file, entries);
     return 0;
   }
 
@@ -337,6 +348,7 @@ class Files {
     const file: KnownFile = {
       signature: '',
       entries: new Map(),
+      kinds: new Map(),
       problems: [],
       seen: '',
       seenMs: now,
@@ -355,6 +367,9 @@ class Files {
     return 0;
   }
 }
+
+const isSame = (a: readonly unknown[] = [], b: readonly unknown[] = []): boolean =>
+  a.length === b.length && a.every((it, i) => it === b[i]);
 
 const repeated = (place: string, object: string, other: string): ObjectProblem => ({
   place,

@@ -77,6 +77,14 @@ export function objectSetOf(
   return sameSet(before, set as unknown as ObjectSet);
 }
 
+/** With other objects of one kind, of two with one name the last; the very set, if they are the same. */
+export function withKind(set: ObjectSet, kind: Kind, objects: Iterable<WeftObject>): ObjectSet {
+  const after = new Map<string, WeftObject>();
+  for (const it of objects) after.set(nameOf(it), it);
+  const before: ReadonlyMap<string, WeftObject> = set[MAPS[kind]];
+  return sameMap(before, after) === before ? set : { ...set, [MAPS[kind]]: after };
+}
+
 /** A Namespace object that says what is true of it anyway: its name, as a label. */
 export function withNameLabel(namespace: Namespace): Namespace {
   const { metadata } = namespace;
