@@ -74,6 +74,9 @@ export const setns = bind<[fd: number, type: number]>('int setns(int, int)');
 export const mmap = bind<
   [at: number, bytes: number, protection: number, flags: number, fd: number, offset: number]
 >('uintptr_t mmap(uintptr_t, uintptr_t, int, int, int, intptr_t)');
+export const madvise = bind<[at: number, bytes: number, advice: number]>(
+  'int madvise(uintptr_t, uintptr_t, int)',
+);
 /** Makes the file longer where it is too short; all of it then has pages. */
 export const fallocate = bind<[fd: number, mode: number, offset: number, bytes: number]>(
   'int fallocate(int, int, intptr_t, intptr_t)',

@@ -22,6 +22,7 @@ import {
   closeFlowMemory,
   flowStats,
   openFlowMemory,
+  collapseFlows,
   sweepFlows,
 } from './flow-memory.ts';
 import {
@@ -232,7 +233,9 @@ async function open(
   }, PATH_MTU_INTERVAL_MS);
   watchPathMtus.unref();
   const sweep = setInterval(() => {
-    if (flows !== null) sweepFlows(flows.memory, Math.ceil(flows.memory.maxFlows / SWEEP_TURNS));
+    if (flows === null) return;
+    sweepFlows(flows.memory, Math.ceil(flows.memory.maxFlows / SWEEP_TURNS));
+    collapseFlows(flows.memory);
   }, SWEEP_INTERVAL_MS);
   sweep.unref();
 

@@ -19,7 +19,7 @@ import {
 import { bootTimeMs } from '../ipam/clock.ts';
 import { EAGAIN, SystemCallError } from '../linux/errno.ts';
 import { errno, flock } from '../linux/libc.ts';
-import { mapShared, reserve } from '../linux/mapping.ts';
+import { HUGE_PAGE_BYTES, collapse, mapShared, reserve } from '../linux/mapping.ts';
 import { type IpAddress, toIpv4, toIpv6 } from '../wire/address.ts';
 import {
   FLOW_ASSURED,
@@ -80,6 +80,8 @@ const LOCK_NB = 4;
 const LOCK_UN = 8;
 /** Entries swept for each time that the lock is taken. */
 const SWEEP_TURN = 256;
+/** Made at a time: some milliseconds each, in which who reads there waits. */
+const HUGE_PAGES_A_TURN = 4;
 
 /** Numbers and shared memory only: it is sent to the workers, which map the file for themselves. */
 export interface FlowMemory {
@@ -337,6 +339,27 @@ export function sweepFlows(memory: FlowMemory, entries: number, nowS = bootTimeS
     store.unlock();
   }
   return expired;
+}
+
+/** Bytes from the beginning that were tried. */
+const collapsed = new WeakMap<FlowMemory, number>();
+
+/**
+ * Some huge pages more under what is in use: with a million flows a lookup without them takes half as
+ * long again. What no flow has used stays without memory of this process.
+ * @returns  whether all that is in use has them, or cannot
+ */
+export function collapseFlows(memory: FlowMemory): boolean {
+  const { words, header } = openStore(memory);
+  const { buffer } = words;
+  const begin = collapsed.get(memory) ?? 0;
+  const used = words.byteOffset + header[HEADER_HIGH_WATER]! * FLOW_WORDS * 4;
+  const end = used - (used % HUGE_PAGE_BYTES);
+  if (buffer instanceof SharedArrayBuffer || begin >= end) return true;
+  const bytes = Math.min(end - begin, HUGE_PAGES_A_TURN * HUGE_PAGE_BYTES);
+  const isDone = !collapse(buffer, begin, bytes);
+  collapsed.set(memory, isDone ? Infinity : begin + bytes);
+  return isDone || begin + bytes >= end;
 }
 
 export interface FlowStats {

@@ -1,4 +1,6 @@
-import { openFlowMemory } from '../../overlay/flow-memory.ts';
+import { randomUUID } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { collapseFlows, openFlowMemory } from '../../overlay/flow-memory.ts';
 import {
   FLOW_DST_ORIG,
   FLOW_DST_REPLY,
@@ -25,10 +27,15 @@ const portsOf = (i: number): number => Math.imul(i + 1, 0xc2b2ae35);
 
 function createFlows(count: number, family: 4 | 6) {
   const view = new DataView(new SharedArrayBuffer(64));
-  const table = createFlowTable(view, openFlowMemory(null, count));
+  // As the daemon has it: a file in memory, of which no page is left when this process ends.
+  const path = `/dev/shm/weft-bench-${randomUUID()}`;
+  const memory = openFlowMemory(path, count);
+  rmSync(path);
+  const table = createFlowTable(view, memory);
   table.setNow(NOW_S);
   table.draft[FLOW_KIND] = TCP | (family << 8);
   for (let i = 0; i < count; i++) insertFlow(table, i);
+  while (!collapseFlows(memory));
   return { view, table };
 }
 
