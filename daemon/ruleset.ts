@@ -9,6 +9,7 @@
  * tracking, and with it every NAT rule of the host, sees each connection once: on the side away from the
  * pod where the other end is outside of the overlay, and as one connection where it is inside. The node's
  * own address counts as outside, so that an answer to the node is translated when it has passed the TUN.
+ * Of tunnels nothing is tracked: nobody answers a datagram of theirs.
  *
  * Ports of Services on addresses that are the host's own or come to it (node ports, external and
  * load-balancer addresses) stand in the sets `services4` and `services6`. What is for one of them, from
@@ -148,7 +149,6 @@ function fromPods(
   const own = blocks.filter((it) => it.subnet !== null);
   return [
     ...own.map((it) => quick(it, it.subnet!)),
-    // Nobody answers a datagram of a tunnel: connection tracking would only cost.
     `iifname "${tunnelTapName(tunName)}" notrack accept`,
     ...own.map(
       ({ ip, network, subnet, node }) =>
@@ -265,7 +265,12 @@ export function rulesetOf(inputs: RulesetInputs): Ruleset {
     {
       name: 'from_pods',
       hook: 'type filter hook prerouting priority raw - 10',
-      rules: fromPods(blocks, tunName, quick),
+      rules: [`iif "${iface}" udp dport ${port} notrack`, ...fromPods(blocks, tunName, quick)],
+    },
+    {
+      name: 'to_peers',
+      hook: 'type filter hook output priority raw - 10',
+      rules: [`udp dport ${port} notrack`],
     },
     {
       name: 'tunnel_out',
