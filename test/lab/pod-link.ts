@@ -46,6 +46,12 @@ export class PodLink {
     await this.pod.run([...program('frames.ts'), 'eth0', ...frames]);
   }
 
+  /** All that has come so far, read as text. */
+  text(): string {
+    const lines = this.#listening.output().trim().split('\n').slice(1);
+    return lines.map((line) => Buffer.from(line, 'hex').toString()).join('\n');
+  }
+
   /** What was for the pod and from this address, since the call before this. */
   take(source: string): Buffer[] {
     const lines = this.#listening.output().trim().split('\n');
