@@ -76,11 +76,11 @@ test.serial(
       ready: { line: /^steady$/ },
     });
     const before = await statusOf(cluster.nodes[0]);
-    let isFlooding = true;
+    const flooded = new AbortController();
     let asked = 0;
     const wrong: string[] = [];
     const asking = (async () => {
-      while (isFlooding) {
+      while (!flooded.signal.aborted) {
         const address = VIPS[asked % VIPS.length]!;
         const question = { protocol: 'TCP', address, port: 80, timeoutMs: 5000 } as const;
         const got = await a.prober.ask(question);
@@ -103,7 +103,7 @@ test.serial(
       );
       await link.send(...syns);
     }
-    isFlooding = false;
+    flooded.abort();
     await asking;
     const { counters } = await statusOf(cluster.nodes[0]);
     const evicted = counters['flows.evicted']! - before.counters['flows.evicted']!;

@@ -106,13 +106,12 @@ interface Cut {
   readonly at?: number;
 }
 
-/** Pieces of the packet, with another identification each time. */
-function cut(packet: Buffer, cuts: readonly Cut[]): Buffer[] {
+/** Pieces of the packet, with another identification each time unless it is given. */
+function cut(packet: Buffer, cuts: readonly Cut[], id = ++lastId): Buffer[] {
   const is4 = packet[0]! >>> 4 === 4;
   const at = build.transportAt(packet);
   const ends = { source: build.sourceOf(packet), destination: destinationOf(packet) };
   const protocol = build.protocolOf(packet);
-  const id = ++lastId;
   return cuts.map(({ from, to, more, at: offset = from }) => {
     const piece = packet.subarray(at + from, Math.min(at + to, packet.length));
     if (is4) {
@@ -349,4 +348,32 @@ for (const [family, from] of families.flatMap((it) => senders.map((from) => [it,
       t.true(counters[name]! > before[node]!.counters[name]!, `${name} on n${node + 1}`);
     });
   }
+}
+
+for (const family of families) {
+  test.serial(
+    `IPv${family}: two first fragments of one datagram, the one to a port that is denied`,
+    async (t) => {
+      await markerPassed(family, sendAsPeer);
+      const ends = { source: addressOf(a.pod, family), destination: addressOf(w.pod, family) };
+      const [open, denied] = [8080, 8082].map((destinationPort) =>
+        build.udp({ ...ends, destinationPort, sourcePort: 30_000 }, build.payloadOf(BYTES)),
+      );
+      for (const order of [
+        [open!, denied!],
+        [denied!, open!],
+      ]) {
+        const id = ++lastId;
+        const drops = 'drop.policyIngress';
+        const before = (await statusOf(cluster.nodes[1])).counters[drops]!;
+        const firsts = order.flatMap((it) => cut(it, whole.slice(0, 1), id));
+        await sendAsPeer(...firsts, ...cut(open!, whole.slice(1), id));
+        const arrived = await markerPassed(family, sendAsPeer);
+        const joined = joinOf(arrived);
+        t.is(arrived.length, 3);
+        t.is(joined.readUInt16BE(build.transportAt(joined) + 2), 8080);
+        t.is((await statusOf(cluster.nodes[1])).counters[drops]! - before, 1);
+      }
+    },
+  );
 }
