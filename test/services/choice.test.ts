@@ -282,7 +282,7 @@ async function healthOf(address: string): Promise<{ status: number; body: unknow
 }
 
 test.serial(
-  'externalTrafficPolicy Local: a load balancer is told which node has endpoints, and only that one answers',
+  'externalTrafficPolicy Local: a load balancer is told which node has ready endpoints, and only those with endpoints answer',
   async (t) => {
     const balanced = {
       ...web({
@@ -293,26 +293,29 @@ test.serial(
       }),
       status: { loadBalancer: { ingress: [{ ip: LOAD_BALANCER, ipMode: 'VIP' }] } },
     };
-    for (const [local, endpoints] of [
-      [1, slicesOf({ e2: ready })],
-      [0, slicesOf({ e1: ready })],
+    // For each node: who answers there, and how many ready endpoints it has.
+    for (const [endpoints, ...nodes] of [
+      [slicesOf({ e2: ready }), [null, 0], ['e2', 1]],
+      [slicesOf({ e1: ready }), ['e1', 1], [null, 0]],
+      // It is to get no more, but gets what still comes.
+      [slicesOf({ e1: ready, e2: ending }), ['e1', 1], ['e2', 0]],
     ] as const) {
       await cluster.put(balanced, ...endpoints);
       for (const [i, node] of cluster.nodes.entries()) {
-        const isLocal = i === local;
+        const [name, localEndpoints] = nodes[i]!;
         await outside.host.apply(words`route replace ${LOAD_BALANCER}/32 via ${node.underlay4!}`);
         const question = { protocol: 'TCP', address: LOAD_BALANCER, port: 80 } as const;
-        const expected = isLocal ? new RegExp(`^8080 172.31.0.254 e${i + 1}$`) : /^nothing$/;
+        const expected = name === null ? /^nothing$/ : new RegExp(`^8080 172.31.0.254 ${name}$`);
         t.regex(await answerOf(outside, question, expected, SILENCE_MS), expected, node.name);
         for (const address of [node.underlay4!, node.underlay6!]) {
-          const status = isLocal ? 200 : 503;
+          const status = localEndpoints > 0 ? 200 : 503;
           const found = await poll(async () => {
             const health = await healthOf(address);
             return health?.status === status ? health : undefined;
           }, within(8_000));
           t.deepEqual(found.body, {
             service: { namespace: 'default', name: 'web' },
-            localEndpoints: isLocal ? 1 : 0,
+            localEndpoints,
             serviceProxyHealthy: true,
           });
         }
