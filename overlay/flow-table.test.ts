@@ -338,6 +338,20 @@ test('tuples that share their low bits spread evenly over the chains', (t) => {
   t.not(table.hash6(0, 16, 3, TCP), other.hash6(0, 16, 3, TCP), 'another key');
 });
 
+test('tuples chosen to share a chain under one key are spread by another', (t) => {
+  const [known, other] = [open(1 << 14).table, open(1 << 14).table];
+  const mask = (1 << 12) - 1;
+  const chosen: number[] = [];
+  for (let i = 0; chosen.length < 64; i++) {
+    if ((known.hash4(0x0a000001, 0x0a000002, i, TCP) & mask) === 0) chosen.push(i);
+  }
+  const chains = new Set(
+    chosen.map((ports) => other.hash4(0x0a000001, 0x0a000002, ports, TCP) & mask),
+  );
+  // Of 64 in 4,096 chains, more than eight pairs that meet are once in 10^6.
+  t.true(chains.size > 56, `${chains.size} chains`);
+});
+
 test('a million flows fit', (t) => {
   const { table, memory } = open(1_000_000);
   for (let i = 0; i < 1_000_000; i++) insert(table, TCP, tuple4(i, 7, i), i & 255);

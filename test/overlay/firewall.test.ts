@@ -92,8 +92,8 @@ async function sendFrame(
 
 interface Attack {
   readonly from: 'n1' | 'stranger';
-  readonly source: 'a' | 'n1' | 'stranger';
-  readonly to: 'b' | 'elsewhere' | 'n2';
+  readonly source: 'a' | 'n1' | 'stranger' | 'service' | 'loopback';
+  readonly to: 'b' | 'elsewhere' | 'n2' | 'service' | 'loopback';
   readonly frame?: Partial<Encapsulation>;
 }
 
@@ -107,6 +107,14 @@ for (const [title, { from, source, to, frame }, drop] of [
   ],
   ['a source of nobody, from a peer', { from: 'n1', source: 'stranger', to: 'b' }, 'innerSource'],
   ["a source of a peer's underlay", { from: 'n1', source: 'n1', to: 'b' }, 'innerSource'],
+  ["a Service's address as source", { from: 'n1', source: 'service', to: 'b' }, 'innerSource'],
+  ['127/8 as source', { from: 'n1', source: 'loopback', to: 'b' }, 'innerSource'],
+  ['127/8 as destination', { from: 'n1', source: 'a', to: 'loopback' }, 'innerDestination'],
+  [
+    "a Service's address, which a peer has to translate",
+    { from: 'n1', source: 'a', to: 'service' },
+    'innerDestination',
+  ],
   ['a destination elsewhere', { from: 'n1', source: 'a', to: 'elsewhere' }, 'innerDestination'],
   ["the node's underlay address", { from: 'n1', source: 'a', to: 'n2' }, 'innerDestination'],
   ['another VNI', { from: 'n1', source: 'a', to: 'b', frame: { vni: 2 } }, 'vni'],
@@ -123,10 +131,13 @@ for (const [title, { from, source, to, frame }, drop] of [
     const [a, b] = pair.pods;
     const stranger = new LabHost('etcd', pair.lab.netnsOf('etcd'));
     const macs = [await statusOf(n1), await statusOf(n2)].map((it) => it.lease!.vtepMac!);
+    const special = { service: '10.96.0.1', loopback: '127.0.0.1' };
     const packet = udp(
       {
-        source: { a: a.address4!, n1: n1.underlay4!, stranger: '198.51.100.1' }[source],
-        destination: { b: b.address4!, n2: n2.underlay4!, elsewhere: '10.244.255.9' }[to],
+        source: { ...special, a: a.address4!, n1: n1.underlay4!, stranger: '198.51.100.1' }[source],
+        destination: { ...special, b: b.address4!, n2: n2.underlay4!, elsewhere: '10.244.255.9' }[
+          to
+        ],
         destinationPort: 9,
       },
       Buffer.from('x'),

@@ -102,6 +102,7 @@ for (const [title, frame, refusedAs] of [
     'host.spoofedSource',
   ],
   ['an address of outside', () => ({ source: '198.51.100.7' }), 'host.spoofedSource'],
+  ["a Service's address", () => ({ source: '10.96.0.1' }), 'host.spoofedSource'],
   ['the loopback address', () => ({ source: '127.0.0.1' }), 'host.spoofedSource'],
   [
     'another IPv6 address',
