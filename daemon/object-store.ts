@@ -13,7 +13,7 @@ import {
   describeObject,
   nameOf,
 } from '../objects/types.ts';
-import { parseObjects } from '../objects/parse.ts';
+import { isIgnored, parseObjects } from '../objects/parse.ts';
 import type { Listing, Store, StoreEntry, StoreError } from '../store/store.ts';
 import { objectsPrefix, parseObjectKey, parsePodKey, podsPrefix } from './object-keys.ts';
 
@@ -56,14 +56,14 @@ function decode(
   }
   const { objects, problems } = parseObjects(entry.value, place);
   const [object] = objects;
-  if (problems.length > 0) {
-    const told = problems.map((it) => ({ ...it, place }));
+  const told = problems.map((it) => ({ ...it, place }));
+  if (problems.some((it) => !isIgnored(it))) {
     return { entry, object: before?.object ?? null, problems: told };
   }
   if (object === undefined || objects.length > 1) return refuse('it holds not one object');
   if (!whose(object))
     return refuse('its kind, namespace or name is not that of the key', describeObject(object));
-  return { entry, object, problems: [] };
+  return { entry, object, problems: told };
 }
 
 /** What the keys below one prefix say; an entry that did not change is not read again. */

@@ -4,7 +4,8 @@
  */
 import { createRequire } from 'node:module';
 import type * as Yaml from 'yaml';
-import { IGNORED, KINDS, isMapping, reasonOf, show } from './schema.ts';
+import { fieldsAt, slips } from './fields.ts';
+import { IGNORED, KINDS, isMapping, reasonOf, show, unknownField } from './schema.ts';
 import type { Kind, ObjectProblem, WeftObject } from './types.ts';
 
 /** Loaded where there is YAML to read, or a line to name: JSON needs neither. */
@@ -145,8 +146,21 @@ function checkObject(
     return null;
   }
   const result = schema.safeParse(value, { error: reasonOf });
-  if (result.success) return { object: result.data, raw: value };
-  const { issues } = result.error;
+  if (result.success) {
+    for (const [path, fields] of slips(schema, value)) {
+      const reason = `${IGNORED}${unknownField(String(path.at(-1)), fields)}`;
+      refuse(place(path), object, fieldText(path), reason);
+    }
+    return { object: result.data, raw: value };
+  }
+  const issues = result.error.issues.flatMap((it) => {
+    if (it.code !== 'unrecognized_keys') return [it];
+    const fields = fieldsAt(schema, it.path);
+    return it.keys.map((key) => ({
+      path: [...it.path, key],
+      message: unknownField(key, fields),
+    }));
+  });
   for (const { path, message } of issues.slice(0, MAX_PROBLEMS_PER_OBJECT)) {
     const inner = path.filter((it) => typeof it !== 'symbol');
     refuse(place(inner), object, fieldText(inner), message);
