@@ -128,6 +128,27 @@ for (const [title, value, field] of [
   });
 }
 
+test('a policy that never was valid isolates its pods, and is told until it is mended', async (t) => {
+  const { put, next, problems } = setUp(t);
+  await put(POLICY, policy('deny', { podSelector: {}, ingress: [{}], egres: [] }));
+  const set = await next((it) => it.networkPolicies.size === 1);
+  t.like(set.networkPolicies.get('default/deny'), {
+    policyTypes: ['Ingress', 'Egress'],
+    ingress: [],
+  });
+  t.is(problems()[0]?.field, 'spec.egres');
+  await put(POLICY, policy('deny', { podSelector: {}, ingress: [{}] }));
+  await next((it) => it.networkPolicies.get('default/deny')?.ingress.length === 1);
+  t.deepEqual(problems(), []);
+});
+
+test('a field that was probably meant is told, and the object counts', async (t) => {
+  const { put, next, problems } = setUp(t);
+  await put(NAMESPACE, { ...namespace('web'), statuss: {} });
+  await next((it) => it.namespaces.size === 1);
+  t.is(problems()[0]?.field, 'statuss');
+});
+
 for (const [title, key, value] of [
   ['another kind', '/p/objects/pods/default/deny', policy('deny')],
   ['another namespace', '/p/objects/networkpolicies/web/deny', policy('deny')],

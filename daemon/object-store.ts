@@ -30,8 +30,9 @@ const isKind = <K extends Kind>(object: WeftObject, kind: K): object is ObjectOf
 /** One key as it was last read. */
 interface Held {
   readonly entry: StoreEntry;
-  /** The last that was valid; null: none ever was. */
+  /** The last that was valid; while none ever was, what stands in for it, or null. */
   readonly object: WeftObject | null;
+  readonly wasValid: boolean;
   readonly problems: readonly ObjectProblem[];
 }
 
@@ -45,6 +46,7 @@ function decode(
   const refuse = (reason: string, object = '', field = ''): Held => ({
     entry,
     object: before?.object ?? null,
+    wasValid: before?.wasValid ?? false,
     problems: [{ place, object, field, reason }],
   });
   if (entry.value.length > VALUE_CHARS_MAX) return refuse('it is larger than 2 MiB');
@@ -54,16 +56,18 @@ function decode(
   } catch {
     return refuse('it is no JSON');
   }
-  const { objects, problems } = parseObjects(entry.value, place);
+  const { objects, problems, standIns } = parseObjects(entry.value, place);
   const [object] = objects;
   const told = problems.map((it) => ({ ...it, place }));
   if (problems.some((it) => !isIgnored(it))) {
-    return { entry, object: before?.object ?? null, problems: told };
+    if (before?.wasValid === true) return { ...before, entry, problems: told };
+    const standIn = standIns.find(whose) ?? null;
+    return { entry, object: standIn, wasValid: false, problems: told };
   }
   if (object === undefined || objects.length > 1) return refuse('it holds not one object');
   if (!whose(object))
     return refuse('its kind, namespace or name is not that of the key', describeObject(object));
-  return { entry, object, problems: told };
+  return { entry, object, wasValid: true, problems: told };
 }
 
 /** What the keys below one prefix say; an entry that did not change is not read again. */
@@ -99,7 +103,7 @@ class Folder {
     if (whose !== null) return decode(entry, before, whose);
     const place = shown(entry.key);
     const problem = { place, object: '', field: '', reason: 'no object has such a key' };
-    return { entry, object: null, problems: [problem] };
+    return { entry, object: null, wasValid: false, problems: [problem] };
   }
 
   *objects<K extends Kind>(kind: K): Generator<ObjectOf<K>> {

@@ -9,6 +9,7 @@
  *                                       └────an object lost ──still for graceMs──> counts
  *     gone ─────for graceMs────────────────────────────────────────────────────> its objects go
  *     empty, unreadable, not YAML, an object not valid ──> told; what was good of it stays
+ *     a policy that never was valid ──> told; its stand-in counts
  *
  * @see fs.watch tells of the directory's entries only; the look every rereadEveryMs finds the rest.
  */
@@ -43,6 +44,7 @@ const MAX_FILE_BYTES = 64 * 1024 * 1024;
 /** An object, and the text that it came from: equal text, the same object. */
 interface Entry {
   readonly object: WeftObject;
+  /** '' of a stand-in. */
   readonly json: string;
 }
 type Entries = ReadonlyMap<string, Entry>;
@@ -307,7 +309,7 @@ class Files {
       file.signature = file.seen;
       return this.#fail(name, text === null ? read.reason : 'is empty; remove it if that is meant');
     }
-    const { documents, problems, unidentified } = parseObjects(text, place);
+    const { documents, problems, standIns, unidentified } = parseObjects(text, place);
     const entries = new Map<string, Entry>();
     const told = [...problems];
     for (const { object, raw } of documents) {
@@ -318,6 +320,11 @@ class Files {
       entries.set(key, before?.json === json ? before : { object, json });
     }
     const wrong = new Set(problems.filter((it) => !isIgnored(it)).map(({ object }) => object));
+    for (const object of standIns) {
+      const key = describeObject(object);
+      const isNew = (file.entries.get(key)?.json ?? '') === '' && !entries.has(key);
+      if (isNew) entries.set(key, { object, json: '' });
+    }
     let lost = false;
     for (const [key, entry] of file.entries) {
       if (entries.has(key)) continue;

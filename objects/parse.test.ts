@@ -503,7 +503,12 @@ const wrong: readonly (readonly [string, text: string, ...problems: string[]])[]
     from('{}'),
     `4 ${peer}: must have podSelector, namespaceSelector or ipBlock`,
   ],
-  ['a peer of an unknown field', from('{ moons: {} }'), `4 ${peer}.moons: is an unknown field`],
+  [
+    'a peer of an unknown field',
+    from('{ moons: {} }'),
+    `4 ${peer}.moons: is an unknown field`,
+    `4 ${peer}: must have podSelector, namespaceSelector or ipBlock`,
+  ],
   [
     'ipBlock and a selector',
     from('{ ipBlock: { cidr: 10.0.0.0/8 }, podSelector: {} }'),
@@ -848,6 +853,52 @@ for (const [kind, rest, ...ignored] of slips) {
       problems.map(({ field, reason }) => `${field}: ${reason}`),
       ignored,
     );
+  });
+}
+
+const DENY_ALL = { name: '', action: 'Deny', peers: [{ type: 'unknown' }], ports: [] };
+const standIns: readonly (readonly [string, text: string, expected: object | null])[] = [
+  [
+    'of the pods that it selects, without its rules',
+    np(spec('podSelector: { matchLabels: { app: web } }, ingress: [{}], egres: []')),
+    { podSelector: web, policyTypes: ['Ingress', 'Egress'], ingress: [], egress: [] },
+  ],
+  [
+    'of all pods of the namespace, where its selector is wrong',
+    np(spec('podSelector: { matchLabel: {} }, ingress: [{}]')),
+    { podSelector: EVERYTHING, ingress: [] },
+  ],
+  ['none, if its namespace may be another', np('').replace('x }', 'x, nameSpace: y }'), null],
+  ['none of what is no policy', svc('ports: [{ port: 0 }]'), null],
+  [
+    'an Accept that is wrong is out, a Deny matches all, the others stay',
+    cnp(
+      spec(
+        `${subject}, ingress: [{ action: Accept, form: [] }, { action: Deny, from: [{ namespace: {} }] }, { action: Pass, from: [{ namespaces: {} }] }]`,
+      ),
+    ),
+    {
+      tier: 'Admin',
+      ingress: [
+        DENY_ALL,
+        {
+          name: '',
+          action: 'Pass',
+          peers: [{ type: 'namespaces', namespaceSelector: EVERYTHING }],
+          ports: [],
+        },
+      ],
+    },
+  ],
+  ['none, without a subject', cnp(spec('tier: Admin, priority: 0, subject: { pod: {} }')), null],
+];
+
+for (const [name, text, expected] of standIns) {
+  test(`what stands in for a policy that is not valid: ${name}`, (t) => {
+    const parsed = parseObjects(text, 'x');
+    t.deepEqual(parsed.objects, []);
+    if (expected === null) t.deepEqual(parsed.standIns, []);
+    else t.like(parsed.standIns[0], expected);
   });
 }
 

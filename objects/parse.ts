@@ -22,6 +22,11 @@ export interface ParsedObjects {
   readonly problems: ObjectProblem[];
   /** The same objects, in the same order, each with its text's value. */
   readonly documents: ParsedDocument[];
+  /**
+   * For policies that are not valid: what allows no more than any reading of them would. Objects of the same
+   * names; of use where nothing that was valid before can stay.
+   */
+  readonly standIns: readonly WeftObject[];
   /** Some text could not even be told whose it is: any object may be meant by it. */
   readonly unidentified: boolean;
 }
@@ -70,6 +75,7 @@ export const isIgnored = ({ reason }: ObjectProblem): boolean => reason.startsWi
 export function parseObjects(text: string, file: string): ParsedObjects {
   const documents: ParsedDocument[] = [];
   const problems: ObjectProblem[] = [];
+  const standIns: WeftObject[] = [];
   let unidentified = false;
 
   const refuse = (place: string, object: string, field: string, reason: string): void => {
@@ -82,11 +88,20 @@ export function parseObjects(text: string, file: string): ParsedObjects {
     for (const [path, value] of itemsOf(source.value)) {
       const place = (inner: Path = []): string => source.place([...path, ...inner]);
       const checked = checkObject(value, place, refuse);
-      if (checked === null) continue;
-      documents.push(checked);
+      if (checked === null) standIns.push(...standInOf(value));
+      else documents.push(checked);
     }
   }
-  return { objects: documents.map(({ object }) => object), problems, documents, unidentified };
+  const objects = documents.map(({ object }) => object);
+  return { objects, problems, documents, standIns, unidentified };
+}
+
+function standInOf(value: unknown): readonly WeftObject[] {
+  if (!isMapping(value) || isDeeper(value, MAX_DEPTH)) return [];
+  const { kind, apiVersion } = value;
+  if (typeof kind !== 'string' || !isKind(kind) || apiVersion !== KINDS[kind].apiVersion) return [];
+  const result = KINDS[kind].standIn?.safeParse(value);
+  return result?.success === true ? [result.data] : [];
 }
 
 /** A List's items may leave out what its kind says already: PodList. */

@@ -18,6 +18,7 @@ import {
 import type {
   ClusterNetworkPolicy,
   ClusterPeer,
+  ClusterPolicyRule,
   ClusterPolicyPort,
   ContainerPort,
   Endpoint,
@@ -813,28 +814,76 @@ const egressRule = z
     return { name, action, peers: to, ports: protocols };
   });
 
+const clusterNetworkPolicySpec = z.strictObject({
+  tier: oneOf('Admin', 'Baseline'),
+  priority: z.number().int().min(0).max(1000),
+  subject: ingressPeer.superRefine((it, ctx) => {
+    if (it.type === 'unknown') complain(ctx, 'must have namespaces or pods');
+  }),
+  ingress: listOf(ingressRule, 25),
+  egress: listOf(egressRule, 25),
+});
+
 const clusterNetworkPolicy = withoutSlips({
   ...policyFields,
   metadata: policyMetadataOf(subdomain, false),
-  spec: z.strictObject({
-    tier: oneOf('Admin', 'Baseline'),
-    priority: z.number().int().min(0).max(1000),
-    subject: ingressPeer.superRefine((it, ctx) => {
-      if (it.type === 'unknown') complain(ctx, 'must have namespaces or pods');
-    }),
-    ingress: listOf(ingressRule, 25),
-    egress: listOf(egressRule, 25),
-  }),
+  spec: clusterNetworkPolicySpec,
 }).transform(({ metadata: given, spec }): ClusterNetworkPolicy => ({
   kind: 'ClusterNetworkPolicy',
   metadata: metadata(given),
   ...spec,
 }));
 
+/** Isolates the pods that it selects, if that much can be told, else all of its namespace. */
+const networkPolicyStandIn = z
+  .object({
+    metadata: policyMetadataOf(subdomain, true),
+    spec: z.object({ podSelector: optional(selector, EVERYTHING) }).catch({
+      podSelector: EVERYTHING,
+    }),
+  })
+  .transform(({ metadata: given, spec }): NetworkPolicy => ({
+    kind: 'NetworkPolicy',
+    metadata: metadata(given),
+    podSelector: spec.podSelector,
+    policyTypes: ['Ingress', 'Egress'],
+    ingress: [],
+    egress: [],
+  }));
+
+/** A rule that is not valid is as one whose peers nobody knows: see ClusterPeer. */
+const rulesStandIn = (rule: z.ZodType<ClusterPolicyRule>) =>
+  z.array(z.unknown()).transform((rules): readonly ClusterPolicyRule[] =>
+    rules.flatMap((it) => {
+      const result = rule.safeParse(it);
+      if (result.success) return [result.data];
+      const given = action.safeParse(isMapping(it) ? it['action'] : undefined).data ?? 'Deny';
+      if (given === 'Accept') return [];
+      return [{ name: '', action: given, peers: [{ type: 'unknown' }], ports: [] }];
+    }),
+  );
+
+const clusterNetworkPolicyStandIn = z
+  .object({
+    metadata: policyMetadataOf(subdomain, false),
+    spec: z.object({
+      ...clusterNetworkPolicySpec.shape,
+      ingress: rulesStandIn(ingressRule).catch([]),
+      egress: rulesStandIn(egressRule).catch([]),
+    }),
+  })
+  .transform(({ metadata: given, spec }): ClusterNetworkPolicy => ({
+    kind: 'ClusterNetworkPolicy',
+    metadata: metadata(given),
+    ...spec,
+  }));
+
 export interface KindSchema {
   readonly apiVersion: string;
   readonly namespaced: boolean;
   readonly schema: z.ZodType<WeftObject>;
+  /** What reads more, and allows less. */
+  readonly standIn?: z.ZodType<WeftObject>;
 }
 
 export const KINDS: Readonly<Record<Kind, KindSchema>> = {
@@ -843,10 +892,16 @@ export const KINDS: Readonly<Record<Kind, KindSchema>> = {
   Node: { apiVersion: 'v1', namespaced: false, schema: node },
   Service: { apiVersion: 'v1', namespaced: true, schema: service },
   EndpointSlice: { apiVersion: 'discovery.k8s.io/v1', namespaced: true, schema: endpointSlice },
-  NetworkPolicy: { apiVersion: 'networking.k8s.io/v1', namespaced: true, schema: networkPolicy },
+  NetworkPolicy: {
+    apiVersion: 'networking.k8s.io/v1',
+    namespaced: true,
+    schema: networkPolicy,
+    standIn: networkPolicyStandIn,
+  },
   ClusterNetworkPolicy: {
     apiVersion: 'policy.networking.k8s.io/v1alpha2',
     namespaced: false,
     schema: clusterNetworkPolicy,
+    standIn: clusterNetworkPolicyStandIn,
   },
 };
