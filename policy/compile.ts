@@ -16,7 +16,7 @@ import {
 } from '../objects/types.ts';
 import { type IpAddress, addressBytes } from '../wire/address.ts';
 import { type Cidr, lastOf } from '../wire/cidr.ts';
-import { retainPolicies } from '../objects/retain.ts';
+import { denyTerminating, retainPolicies, retainedObjects } from '../objects/retain.ts';
 import { Partition } from './partition.ts';
 import {
   type Atom,
@@ -154,14 +154,27 @@ export class PolicyCompiler {
   #places = new Map<string, Place>();
   #nodeGroups = new Map<string, Group>();
   #atoms = new Map<string, Matches>();
-  #objects = EMPTY_OBJECTS;
+  #objects: ObjectSet | null;
+  #retained: readonly (Namespace | NetworkPolicy)[] = [];
   #table = EMPTY_POLICY_TABLE;
   #epoch = 0;
 
+  /** @param before  what another compiler retained last; null: it is not known */
+  constructor(before: ObjectSet | null = EMPTY_OBJECTS) {
+    this.#objects = before;
+  }
+
+  /** What the last compilation kept though it was deleted: see retainPolicies. */
+  get retained(): readonly (Namespace | NetworkPolicy)[] {
+    return this.#retained;
+  }
+
   /** @throws PolicySizeError */
   compile(inputs: PolicyInputs): PolicyTable {
-    const objects = retainPolicies(this.#objects, inputs.objects);
+    const before = this.#objects ?? denyTerminating(inputs.objects);
+    const objects = retainPolicies(before, inputs.objects);
     this.#objects = objects;
+    this.#retained = retainedObjects(objects, inputs.objects);
     this.#epoch++;
     const peers = this.#peersOf(objects, inputs);
     const rows = this.#rowsOf(objects, peers);
