@@ -201,9 +201,20 @@ const cluster: readonly (readonly [string, rest: string, Partial<ClusterNetworkP
     },
   ],
   [
-    'networks are no ingress peer',
-    spec(`${subject}, ingress: [{ action: Accept, from: [{ networks: [10.0.0.0/8] }] }]`),
-    { ingress: [{ name: '', action: 'Accept', peers: [{ type: 'unknown' }], ports: [] }] },
+    'networks and nodes are no ingress peers',
+    spec(
+      `${subject}, ingress: [{ action: Accept, from: [{ networks: [10.0.0.0/8] }, { nodes: {} }] }]`,
+    ),
+    {
+      ingress: [
+        {
+          name: '',
+          action: 'Accept',
+          peers: [{ type: 'unknown' }, { type: 'unknown' }],
+          ports: [],
+        },
+      ],
+    },
   ],
   [
     'ports: a number, a range, a name, a later version',

@@ -420,28 +420,44 @@ const rows: readonly Row[] = [
     { 'y/a -> x/a TCP 80': 'deny', '8.8.8.8 -> x/a other 0': 'deny' },
   ],
   [
-    'an unknown peer: Pass matches everybody',
+    'an unknown peer: Pass denies everybody, as the API has it',
     [
       cnp(
         'Admin',
         1,
         'ingress: [ { action: Pass, from: [ { later: {} } ] }, { action: Accept, from: [ { namespaces: {} } ] } ]',
       ),
-      np(ALL),
     ],
-    { 'y/a -> x/a TCP 80': 'deny' },
+    { 'y/a -> x/a TCP 80': 'deny', '8.8.8.8 -> x/a TCP 80': 'deny' },
   ],
   [
-    'an unknown port: Accept matches none, Deny all',
+    'the own node is never denied, whatever the tier and peer: probes come from it',
+    [
+      cnp('Admin', 1, 'ingress: [ { action: Deny, from: [ { namespaces: {} }, { later: {} } ] } ]'),
+      cnp('Baseline', 1, 'ingress: [ { action: Deny, from: [ { later: {} } ] } ]'),
+      np(ALL),
+    ],
+    {
+      '192.168.0.1 -> x/a TCP 80': 'allow',
+      'x/host -> x/a TCP 80': 'allow',
+      '192.168.0.2 -> x/a TCP 80': 'deny',
+    },
+  ],
+  [
+    'an unknown port: Accept matches none, Deny and Pass deny all',
     [
       cnp(
         'Admin',
         1,
-        'ingress: [ { action: Accept, from: [ { namespaces: {} } ], protocols: [ { later: {} } ] } ], egress: [ { action: Deny, to: [ { networks: [ 8.0.0.0/8 ] } ], protocols: [ { later: {} } ] } ]',
+        'ingress: [ { action: Accept, from: [ { namespaces: {} } ], protocols: [ { later: {} } ] } ], egress: [ { action: Deny, to: [ { networks: [ 8.0.0.0/8 ] } ], protocols: [ { later: {} } ] }, { action: Pass, to: [ { networks: [ 9.0.0.0/8 ] } ], protocols: [ { later: {} } ] } ]',
       ),
       np(ALL),
     ],
-    { 'y/a -> x/a TCP 80': 'deny', 'y/a -> 8.8.8.8 TCP 80': 'deny' },
+    {
+      'y/a -> x/a TCP 80': 'deny',
+      'y/a -> 8.8.8.8 TCP 80': 'deny',
+      'y/a -> 9.9.9.9 TCP 80': 'deny',
+    },
   ],
   [
     'nodes and networks, on egress; never the own node',
