@@ -953,7 +953,9 @@ for (const [name, rest, to, hides] of hidden) {
   test(`source hidden: ${name}`, (t) => {
     const asker = askerOf(one(rest, ...TWO));
     const connection = connectionOf(to);
-    t.is(asker.lookup.hidesSource(asker.frontendOf(connection), connection.isInside), hides);
+    const frontend = asker.frontendOf(connection);
+    t.is(asker.lookup.hidesSource(frontend, connection.isInside), hides);
+    t.is(asker.lookup.isNodePort(frontend), name.startsWith('node port'));
   });
 }
 

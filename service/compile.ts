@@ -56,6 +56,7 @@ import {
   INSIDE_NOT_LOCAL,
   MEANS_LEFT_ALONE,
   MEANS_SERVICE,
+  NODE_PORT,
   ONLY_LOCAL,
   OUTSIDE_NOT_LOCAL,
   RESTRICTED,
@@ -361,7 +362,8 @@ function writePort(
       (noneLocal && isLocalOutside ? OUTSIDE_NOT_LOCAL : 0) |
       (isLocalInside ? ONLY_LOCAL : 0) |
       (claim.isExternal && policy === 'Cluster' ? HIDES_SOURCE : 0) |
-      (claim.isRestricted ? RESTRICTED : 0);
+      (claim.isRestricted ? RESTRICTED : 0) |
+      (claim.isNodePort ? NODE_PORT : 0);
     row[FRONTEND_AFFINITY_S] =
       service.sessionAffinity === 'ClientIP' ? service.affinityTimeoutS : 0;
     row[FRONTEND_BACKENDS] = firstBackend;
