@@ -15,7 +15,13 @@ import {
 } from '../objects/types.ts';
 import { isIgnored, parseObjects } from '../objects/parse.ts';
 import type { Listing, Store, StoreEntry, StoreError } from '../store/store.ts';
-import { objectsPrefix, parseObjectKey, parsePodKey, podsPrefix } from './object-keys.ts';
+import {
+  INTERFACE_OF,
+  objectsPrefix,
+  parseObjectKey,
+  parsePodKey,
+  podsPrefix,
+} from './object-keys.ts';
 
 /** The whole list of what is wrong now, whenever it changes. Must not throw. */
 export type OnProblems = (problems: readonly ObjectProblem[]) => void;
@@ -137,15 +143,19 @@ function mergePod(applied: Pod, attached: Pod): Pod {
 /** Pods of which nothing was applied: all that is said of them is their node's, and may be a moment old. */
 const attachedOnly = new WeakSet<Pod>();
 
+/** Pods of which somebody applied something: labels and ports are his word. */
+const appliedPods = new WeakSet<Pod>();
+
 /** The same two give the same one again. */
 class PodMerger {
   readonly #merged = new WeakMap<Pod, { readonly applied: Pod; readonly pod: Pod }>();
 
-  merge(applied: Pod, attached: Pod): Pod {
+  merge(own: Pod, attached: Pod): Pod {
     const known = this.#merged.get(attached);
-    if (known?.applied === applied) return known.pod;
-    const pod = mergePod(applied, attached);
-    this.#merged.set(attached, { applied, pod });
+    if (known?.applied === own) return known.pod;
+    const pod = mergePod(own, attached);
+    appliedPods.add(pod);
+    this.#merged.set(attached, { applied: own, pod });
     return pod;
   }
 }
@@ -365,7 +375,32 @@ function overlay(known: Pod, own: Pod): Pod {
     !known.hostNetwork &&
     known.podIPs.length === own.podIPs.length &&
     known.podIPs.every((it, i) => it === own.podIPs[i]);
-  return isSame ? known : overlays.merge(known, own);
+  if (!isSame) return overlays.merge(known, own);
+  appliedPods.add(known);
+  return known;
+}
+
+const heirs = new WeakMap<Pod, { readonly first: Pod; readonly pod: Pod }>();
+
+/** What was applied for a pod holds for its other interfaces as well. @param set  from withOwnPods */
+export function withInterfaces(set: ObjectSet): ObjectSet {
+  let pods: Map<string, Pod> | null = null;
+  for (const [key, pod] of set.pods) {
+    const { namespace, name, annotations } = pod.metadata;
+    if (!Object.hasOwn(annotations, INTERFACE_OF)) continue;
+    const first = set.pods.get(`${namespace}/${annotations[INTERFACE_OF]}`);
+    // One that was applied for itself has its own.
+    if (first === undefined || !appliedPods.has(first) || appliedPods.has(pod)) continue;
+    let heir = heirs.get(pod);
+    if (heir?.first !== first) {
+      const metadata = { ...first.metadata, name, annotations };
+      heir = { first, pod: { ...pod, metadata, ports: first.ports } };
+      heirs.set(pod, heir);
+    }
+    pods ??= new Map(set.pods);
+    pods.set(key, heir.pod);
+  }
+  return pods === null ? set : { ...set, pods };
 }
 
 /**
