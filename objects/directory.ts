@@ -16,7 +16,7 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { constants, open, readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { isIgnored, parseObjects } from './parse.ts';
+import { isIgnored, parseObjectsInSlices } from './parse.ts';
 import { objectSetOf } from './set.ts';
 import {
   EMPTY_OBJECTS,
@@ -309,7 +309,7 @@ class Files {
       file.signature = file.seen;
       return this.#fail(name, text === null ? read.reason : 'is empty; remove it if that is meant');
     }
-    const { documents, problems, standIns, unidentified } = parseObjects(text, place);
+    const { documents, problems, standIns, unidentified } = await parseObjectsInSlices(text, place);
     const entries = new Map<string, Entry>();
     const told = [...problems];
     for (const { object, raw } of documents) {

@@ -2,7 +2,7 @@ import test from 'ava';
 import * as fc from 'fast-check';
 import { parseAddress } from '../wire/address.ts';
 import { parseCidr } from '../wire/cidr.ts';
-import { isIgnored, parseObjects } from './parse.ts';
+import { isIgnored, parseObjects, parseObjectsInSlices } from './parse.ts';
 import type {
   ClusterNetworkPolicy,
   EndpointSlice,
@@ -1135,4 +1135,55 @@ test('10,000 Services and their slices as JSON', (t) => {
   t.is(objects.length, 20_000);
   t.deepEqual(problems, []);
   t.true(elapsedMs < 10_000);
+});
+
+test('in slices it comes to the same, line by line', async (t) => {
+  for (const [, text] of [...hostile, ...wrong]) {
+    if (text.length > 100_000) continue;
+    const two = `${documentOf('Pod', '')}---\n${text}\n...\n%YAML 1.2\n---\n${documentOf('Node', '')}`;
+    for (const it of [text, two]) {
+      const whole = parseObjects(it, 'x');
+      t.deepEqual(await parseObjectsInSlices(it, 'x'), whole);
+    }
+  }
+});
+
+test('in slices others have their turn, and a document has its limit', async (t) => {
+  let turns = 0;
+  const ticking = setInterval(() => turns++, 1);
+  const policies = Array.from({ length: 2000 }, () => np(spec('ingress: [{}]'))).join('---\n');
+  const { objects, problems } = await parseObjectsInSlices(policies, 'x');
+  clearInterval(ticking);
+  t.is(objects.length, 2000);
+  t.deepEqual(problems, []);
+  t.true(turns > 3, `${turns} turns`);
+
+  const long = `${documentOf('Pod', '')}---\nfiller: ${'x'.repeat(512 * 1024)}\n---\n${documentOf('Node', '')}`;
+  const parsed = await parseObjectsInSlices(long, 'x.yaml');
+  t.is(parsed.objects.length, 2);
+  t.true(parsed.unidentified, 'whose it is nobody has read');
+  t.deepEqual(
+    parsed.problems.map(({ place, reason }) => `${place} ${reason}`),
+    ['x.yaml:5 is a document of more than 524288 characters; write it as JSON, or as several'],
+  );
+});
+
+test('a file and aliases that are too many name the limit', (t) => {
+  const reasonsOf = (text: string) =>
+    parseObjects(text, 'x.yaml').problems.map((it) => `${it.place} ${it.reason}`);
+  t.deepEqual(reasonsOf('#'.repeat(8 * 1024 * 1024 + 1)), [
+    'x.yaml is longer than 8388608 characters; write it as JSON',
+  ]);
+  t.deepEqual(reasonsOf(`x: &x y\nlist: [${many(1001, '*x')}]`), [
+    'x.yaml:2 is not YAML: has more than 1000 aliases',
+  ]);
+  t.deepEqual(reasonsOf(bomb), [
+    'x.yaml:1 is not YAML: its aliases, followed through each other, are more than 100',
+  ]);
+});
+
+test('a text of nothing but errors does not take long', (t) => {
+  const startMs = performance.now();
+  parseObjects(']'.repeat(256 * 1024), 'x');
+  t.true(performance.now() - startMs < 3000);
 });

@@ -3,6 +3,7 @@
  * and told, each complaint with the line and the path of its field; nothing throws, whatever the text.
  */
 import { createRequire } from 'node:module';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type * as Yaml from 'yaml';
 import { fieldsAt, slips } from './fields.ts';
 import { IGNORED, KINDS, isMapping, reasonOf, show, unknownField } from './schema.ts';
@@ -37,10 +38,16 @@ type Path = readonly (string | number)[];
 const MAX_DEPTH = 64;
 /** A megabyte of YAML takes a second; JSON may be as long as it likes. */
 const MAX_YAML_CHARACTERS = 8 * 1024 * 1024;
+/** Of one document, where others wait for the thread: half a second, and three if it is made to be slow. */
+const MAX_DOCUMENT_CHARACTERS = 512 * 1024;
+/** So long at a time is nobody kept waiting, but for one document. */
+const SLICE_MS = 10;
 /** Beyond, what is wrong with JSON has no line. */
 const MAX_LINES_OF_CHARACTERS = 1024 * 1024;
 /** Each makes the parser look through the document. */
 const MAX_ALIASES = 1000;
+/** What they may come to, each counted as often as it is followed. */
+const MAX_ALIASED = 100;
 const MAX_PROBLEMS_PER_OBJECT = 16;
 
 /** One document, and where its values stand. */
@@ -73,6 +80,32 @@ export const isIgnored = ({ reason }: ObjectProblem): boolean => reason.startsWi
 
 /** @param file  what to call the text in problems */
 export function parseObjects(text: string, file: string): ParsedObjects {
+  const steps = parsing(text, file, MAX_YAML_CHARACTERS);
+  for (;;) {
+    const step = steps.next();
+    if (step.done === true) return step.value;
+  }
+}
+
+/** The same, with room for others in between, and for that no document that is too long. */
+export async function parseObjectsInSlices(text: string, file: string): Promise<ParsedObjects> {
+  const steps = parsing(text, file, MAX_DOCUMENT_CHARACTERS);
+  let sinceMs = performance.now();
+  for (;;) {
+    const step = steps.next();
+    if (step.done === true) return step.value;
+    if (performance.now() - sinceMs < SLICE_MS) continue;
+    await nextTurn();
+    sinceMs = performance.now();
+  }
+}
+
+/** A step is a document, or an object of a list. */
+function* parsing(
+  text: string,
+  file: string,
+  documentCharacters: number,
+): Generator<void, ParsedObjects, undefined> {
   const documents: ParsedDocument[] = [];
   const problems: ObjectProblem[] = [];
   const standIns: WeftObject[] = [];
@@ -84,8 +117,12 @@ export function parseObjects(text: string, file: string): ParsedObjects {
     if (!ignored && !object.includes(' ')) unidentified = true;
   };
 
-  for (const source of sourcesOf(text, file, (place, reason) => refuse(place, '', '', reason))) {
+  const refuseText = (place: string, reason: string): void => refuse(place, '', '', reason);
+  for (const source of sourcesOf(text, file, documentCharacters, refuseText)) {
+    yield;
+    if (source === null) continue;
     for (const [path, value] of itemsOf(source.value)) {
+      yield;
       const place = (inner: Path = []): string => source.place([...path, ...inner]);
       const checked = checkObject(value, place, refuse);
       if (checked === null) standIns.push(...standInOf(value));
@@ -201,11 +238,13 @@ function describeRaw(kind: string, value: Readonly<Record<string, unknown>>): st
   return `${kind} ${namespace === '' ? '' : `${namespace}/`}${name}`;
 }
 
+/** Null: a document that has nothing for us. */
 function* sourcesOf(
   text: string,
   file: string,
+  documentCharacters: number,
   refuse: (place: string, reason: string) => void,
-): Generator<Source> {
+): Generator<Source | null> {
   if (/^\s*[{[]/.test(text)) {
     let value: unknown;
     try {
@@ -217,13 +256,13 @@ function* sourcesOf(
         return;
       }
       // Braces begin YAML as well, and YAML says the line.
-      yield* yamlSources(text, file, refuse);
+      yield* yamlSources(text, file, documentCharacters, refuse);
       return;
     }
     yield { value, place: jsonPlaces(text, file) };
     return;
   }
-  yield* yamlSources(text, file, refuse);
+  yield* yamlSources(text, file, documentCharacters, refuse);
 }
 
 /** JSON is YAML: read again for the lines, when there is something to complain of. */
@@ -231,28 +270,69 @@ function jsonPlaces(text: string, file: string): (path: Path) => string {
   let place: ((path: Path) => string) | null = null;
   return (path) => {
     if (place === null) {
-      const [source] =
-        text.length > MAX_LINES_OF_CHARACTERS ? [] : yamlSources(text, file, () => {});
-      place = source?.place ?? (() => file);
+      place = () => file;
+      const isShort = text.length <= MAX_LINES_OF_CHARACTERS;
+      for (const source of isShort ? yamlSources(text, file, text.length, () => {}) : []) {
+        if (source === null) continue;
+        ({ place } = source);
+        break;
+      }
     }
     return place(path);
   };
 }
 
+/** Each begins where it says `---` or ends where it says `...`: no document has these within. */
+function* documentTexts(text: string): Generator<{ readonly text: string; readonly line: number }> {
+  let from = 0;
+  let firstLine = 1;
+  let line = 1;
+  /** Comments and directives go with what follows them. */
+  let hasContent = false;
+  const endAt = (at: number, nextLine: number) => {
+    const whole = { text: text.slice(from, at), line: firstLine };
+    from = at;
+    firstLine = nextLine;
+    hasContent = false;
+    return whole;
+  };
+  for (let at = 0; at < text.length; line++) {
+    const newline = text.indexOf('\n', at);
+    const next = newline === -1 ? text.length : newline + 1;
+    const marker = /^(?:---|\.\.\.)(?=\s|$)/.exec(text.slice(at, Math.min(next, at + 4)))?.[0];
+    if (marker === '---' && hasContent) yield endAt(at, line);
+    if (marker === '...') yield endAt(next, line + 1);
+    else hasContent ||= marker !== undefined || !/[%#\s]/.test(text.charAt(at));
+    at = next;
+  }
+  if (from < text.length) yield endAt(text.length, line);
+}
+
 function* yamlSources(
   text: string,
   file: string,
+  documentCharacters: number,
   refuse: (place: string, reason: string) => void,
-): Generator<Source> {
+): Generator<Source | null> {
   if (text.length > MAX_YAML_CHARACTERS) {
     refuse(file, `is longer than ${MAX_YAML_CHARACTERS} characters; write it as JSON`);
     return;
   }
-  const { LineCounter, isNode, parseAllDocuments } = yaml();
-  const lineCounter = new LineCounter();
-  const lineAt = (offset: number): string => `${file}:${lineCounter.linePos(offset).line}`;
+  for (const document of documentTexts(text)) {
+    if (document.text.length > documentCharacters) {
+      const most = `a document of more than ${documentCharacters} characters`;
+      refuse(`${file}:${document.line}`, `is ${most}; write it as JSON, or as several`);
+      yield null;
+    } else yield* documentSources(document.text, file, document.line, refuse);
+  }
+}
+
+/** A text with more errors than anybody makes has an object for each: a trace each is dear. */
+function parseAll(text: string, lineCounter: Yaml.LineCounter): Yaml.Document.Parsed[] {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
   try {
-    const documents = parseAllDocuments(text, {
+    return yaml().parseAllDocuments(text, {
       lineCounter,
       prettyErrors: false,
       merge: true,
@@ -260,7 +340,24 @@ function* yamlSources(
       uniqueKeys: false,
       logLevel: 'error',
     });
-    for (const document of documents) {
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
+function* documentSources(
+  text: string,
+  file: string,
+  firstLine: number,
+  refuse: (place: string, reason: string) => void,
+): Generator<Source | null> {
+  const { LineCounter, isNode } = yaml();
+  const lineCounter = new LineCounter();
+  const lineAt = (offset: number): string =>
+    `${file}:${firstLine - 1 + lineCounter.linePos(offset).line}`;
+  try {
+    for (const document of parseAll(text, lineCounter)) {
+      yield null;
       const [broken] = document.errors;
       if (broken !== undefined) {
         refuse(lineAt(broken.pos[0]), `is not YAML: ${shortOf(broken)}`);
@@ -330,8 +427,11 @@ function flawOf(document: Yaml.Document.Parsed): { at: number; reason: string } 
 /** Aliases and merges are followed here; what is wrong with them has errors of all kinds. */
 function valueOf(document: Yaml.Document.Parsed): unknown {
   try {
-    return document.toJS({ maxAliasCount: 100 });
+    return document.toJS({ maxAliasCount: MAX_ALIASED });
   } catch (error) {
+    if (error instanceof ReferenceError && error.message.startsWith('Excessive alias count')) {
+      return new Error(`its aliases, followed through each other, are more than ${MAX_ALIASED}`);
+    }
     if (error instanceof Error) return error;
     throw error;
   }
