@@ -154,14 +154,19 @@ export class PolicyCompiler {
   #places = new Map<string, Place>();
   #nodeGroups = new Map<string, Group>();
   #atoms = new Map<string, Matches>();
+  readonly #matrixMax: number;
   #objects: ObjectSet | null;
   #retained: readonly (Namespace | NetworkPolicy)[] = [];
   #table = EMPTY_POLICY_TABLE;
   #epoch = 0;
 
-  /** @param before  what another compiler retained last; null: it is not known */
-  constructor(before: ObjectSet | null = EMPTY_OBJECTS) {
+  /**
+   * @param before     what another compiler retained last; null: it is not known
+   * @param matrixMax  entries
+   */
+  constructor(before: ObjectSet | null = EMPTY_OBJECTS, matrixMax = MATRIX_MAX) {
     this.#objects = before;
+    this.#matrixMax = matrixMax;
   }
 
   /** What the last compilation kept though it was deleted: see retainPolicies. */
@@ -182,7 +187,7 @@ export class PolicyCompiler {
     const ports = new PortClasses(rows, peers.groups);
     const ranges = new Ranges(atoms);
     const addresses = new Addresses(peers, ranges, this.#parted(atoms, peers, ports));
-    const matrix = new Matrix(rows, atoms, ports, addresses);
+    const matrix = new Matrix(rows, atoms, ports, addresses, this.#matrixMax);
     const subjects = new Uint32Array(peers.subjects.length * SUBJECT_WORDS);
     for (const { number, node } of peers.subjects) {
       subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
@@ -832,9 +837,10 @@ class Matrix {
     atoms: ReadonlyMap<string, Matches>,
     ports: PortClasses,
     addresses: Addresses,
+    most: number,
   ) {
     const size = rows.length * addresses.classes;
-    if (size > MATRIX_MAX) {
+    if (size > most) {
       throw new PolicySizeError(
         `policies tell ${rows.length} kinds of pods from ${addresses.classes} kinds of peers, more than ` +
           'a table holds; the policies of before stay in force',

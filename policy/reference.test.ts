@@ -2,9 +2,9 @@
 import test from 'ava';
 import { parseObjects } from '../objects/parse.ts';
 import { mergeSets, objectSetOf } from '../objects/set.ts';
-import type { ClusterNetworkPolicy, ObjectSet } from '../objects/types.ts';
+import { type ClusterNetworkPolicy, EMPTY_OBJECTS, type ObjectSet } from '../objects/types.ts';
 import { addressBytes, parseAddress } from '../wire/address.ts';
-import { PolicyCompiler } from './compile.ts';
+import { PolicyCompiler, PolicySizeError } from './compile.ts';
 import { retainPolicies } from '../objects/retain.ts';
 import {
   type End,
@@ -633,6 +633,21 @@ test('before anything is installed nobody is asked, and nothing passes', (t) => 
   t.is(fresh.subjectOf(0, true), -1);
   t.is(fresh.subjectOf(0, false), -1);
   t.false(fresh.allows(INGRESS, 0, 0, 16, true, 6, 80));
+});
+
+test('policies that a table cannot hold are refused; what comes after is as of a fresh compiler', (t) => {
+  const compiler = new PolicyCompiler(EMPTY_OBJECTS, 8);
+  const small = compiler.compile(inputsOf(objectsOf(PODS, np(ALL))));
+  const blocks = [1, 2, 3, 4, 5].map((i) =>
+    named(np(`${ALL}, ${from(`{ ipBlock: { cidr: 10.${i}.0.0/16 } }`)}`), `p${i}`),
+  );
+  const error = t.throws(() => compiler.compile(inputsOf(objectsOf(PODS, ...blocks))), {
+    instanceOf: PolicySizeError,
+    message:
+      /^policies tell \d+ kinds of pods from \d+ kinds of peers, more than .* stay in force$/,
+  });
+  t.is(error.code, 'ERR_POLICY_SIZE');
+  t.is(compiler.compile(inputsOf(objectsOf(PODS, np(ALL)))), small, 'the generation is the same');
 });
 
 test('equal priorities go by name', (t) => {
