@@ -17,6 +17,7 @@ import {
 import { type IpAddress, addressBytes } from '../wire/address.ts';
 import { type Cidr, lastOf } from '../wire/cidr.ts';
 import { denyTerminating, retainPolicies, retainedObjects } from '../objects/retain.ts';
+import { type PolicyTableContent, isEqual, meanTheSame } from './meaning.ts';
 import { Partition } from './partition.ts';
 import {
   type Atom,
@@ -139,13 +140,6 @@ const wordsOf = (address: IpAddress): Uint32Array => {
 const labelsKeyOf = (labels: Labels): string =>
   JSON.stringify(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
 
-/** By a loop: hundreds of thousands of entries are compared at each change. */
-function isEqual(a: Uint32Array | Uint16Array, b: Uint32Array | Uint16Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
-}
-
 /** Keeps what depends on objects that stay the same objects; one for each daemon. */
 export class PolicyCompiler {
   readonly #facts = new WeakMap<Pod, PodFacts>();
@@ -158,6 +152,8 @@ export class PolicyCompiler {
   #objects: ObjectSet | null;
   #retained: readonly (Namespace | NetworkPolicy)[] = [];
   #table = EMPTY_POLICY_TABLE;
+  /** Of `#table`. */
+  #classes = 0;
   #epoch = 0;
 
   /**
@@ -193,7 +189,7 @@ export class PolicyCompiler {
       subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
     }
     matrix.write(subjects);
-    const next: Omit<PolicyTable, 'generation'> = {
+    const next: PolicyTableContent = {
       addresses4: addresses.addresses4,
       addresses6: addresses.addresses6,
       ranges4: addresses.ranges4,
@@ -208,7 +204,11 @@ export class PolicyCompiler {
     // Before anything was compiled nothing was known: the first table is another one in any case.
     const isFirst = this.#table === EMPTY_POLICY_TABLE;
     if (isFirst || !names.every((name) => isEqual(next[name], this.#table[name]))) {
-      this.#table = { generation: this.#table.generation + 1, ...next };
+      const { classes } = addresses;
+      const isSame =
+        !isFirst && classes === this.#classes && meanTheSame(next, this.#table, classes);
+      this.#table = { generation: this.#table.generation + (isSame ? 0 : 1), ...next };
+      this.#classes = classes;
     }
     return this.#table;
   }

@@ -635,6 +635,30 @@ test('before anything is installed nobody is asked, and nothing passes', (t) => 
   t.false(fresh.allows(INGRESS, 0, 0, 16, true, 6, 80));
 });
 
+test('a pod of another node that no policy here tells from the rest asks no flow again', (t) => {
+  const remote = (name: string, ip: string, namespace = 'y'): string =>
+    `apiVersion: v1\nkind: Pod\nmetadata: { name: ${name}, namespace: ${namespace}, labels: { app: a } }\nspec: { nodeName: n2 }\nstatus: { podIP: ${ip} }`;
+  const block = np(`${ALL}, ${from('{ ipBlock: { cidr: 10.7.0.0/16 } }')}`);
+  const peers = np(`${ALL}, ${from('{ namespaceSelector: { matchLabels: { ns: y } } }')}`);
+  for (const [name, policies, ip, grows] of [
+    ['no policy', [], '10.7.0.1', 0],
+    ['IPv6', [], 'fd77::1', 0],
+    ['in a block', [block], '10.7.0.1', 0],
+    ['outside of it', [block], '10.9.0.1', 0],
+    ['selected by a rule', [peers], '10.7.0.1', 1],
+    ['an address that was a node’s', [], '192.168.0.2', 1],
+    ["the node's own address", [], '192.168.0.1', 1],
+  ] as const) {
+    const compiler = new PolicyCompiler();
+    const before = compiler.compile(inputsOf(objectsOf(PODS, ...policies)));
+    const with_ = compiler.compile(inputsOf(objectsOf(PODS, ...policies, remote('new', ip))));
+    t.not(with_, before, name);
+    t.is(with_.generation - before.generation, grows, name);
+    const after = compiler.compile(inputsOf(objectsOf(PODS, ...policies)));
+    t.is(after.generation - with_.generation, grows, `${name}, and back`);
+  }
+});
+
 test('policies that a table cannot hold are refused; what comes after is as of a fresh compiler', (t) => {
   const compiler = new PolicyCompiler(EMPTY_OBJECTS, 8);
   const small = compiler.compile(inputsOf(objectsOf(PODS, np(ALL))));
