@@ -33,7 +33,7 @@ export function didYouMean(word: string, known: readonly string[]): string {
   return nearest === '' ? '' : ` (did you mean "${nearest}"?)`;
 }
 
-const lettersOf = (name: string): string => [...name.toLowerCase()].sort().join('');
+const lettersOf = (name: string): string => name.toLowerCase().split('').sort().join('');
 
 /** The field that was most likely meant: with the same letters, or one or two edits away; '' if none. */
 export function nearestField(name: string, fields: readonly string[]): string {
