@@ -10,6 +10,7 @@ const nothing = {
   ips: null,
   mac: null,
   labels: {},
+  ports: [],
   dns: {},
   previous: { ips: [], mac: null },
   valid: [],
@@ -63,6 +64,29 @@ for (const [title, command, added, expected] of [
     },
     { labels: { app: 'web', 'x/y': '' } },
   ],
+  [
+    'named ports',
+    'ADD',
+    {
+      args: {
+        cni: {
+          ports: [
+            { name: 'http', containerPort: 8080 },
+            { name: 'dns', containerPort: 53, protocol: 'UDP' },
+            { name: 'dns', containerPort: 53, protocol: 'TCP' },
+          ],
+        },
+      },
+    },
+    {
+      ports: [
+        { name: 'http', containerPort: 8080, protocol: 'TCP' },
+        { name: 'dns', containerPort: 53, protocol: 'UDP' },
+        { name: 'dns', containerPort: 53, protocol: 'TCP' },
+      ],
+    },
+  ],
+  ['ports that ADD would refuse', 'DEL', { args: { cni: { ports: 1 } } }, { ports: [] }],
   ['labels that ADD would refuse', 'DEL', { args: { cni: { labels: 1 } } }, { labels: {} }],
   [
     'capabilities win over args',
@@ -174,6 +198,36 @@ for (const [title, command, config, ...complaints] of [
     'labels[2] is not a label',
     'labels[3] is not a label',
     'labels[4] is not a label',
+  ],
+  [
+    'ports that are none',
+    'ADD',
+    {
+      ...base,
+      args: {
+        cni: {
+          ports: [
+            { name: 'http', containerPort: 80 },
+            { name: 'http', containerPort: 81 },
+            { name: '80', containerPort: 80 },
+            { name: 'a', containerPort: 65_536 },
+            { name: 'b', containerPort: 1, protocol: 'ICMP' },
+            { containerPort: 80 },
+          ],
+        },
+      },
+    },
+    'args.cni.ports has "http" of TCP twice',
+    'ports[2] is not a port',
+    'ports[3] is not a port',
+    'ports[4] is not a port',
+    'ports[5] is not a port',
+  ],
+  [
+    'too many ports',
+    'ADD',
+    { ...base, args: { cni: { ports: Array.from({ length: 257 }, () => 0) } } },
+    'args.cni.ports is not a list of at most 256',
   ],
   ['CHECK without prevResult', 'CHECK', base, 'prevResult is missing'],
   ['prevResult is a list', 'CHECK', { ...base, prevResult: [] }, 'prevResult is not an object'],

@@ -6,7 +6,11 @@ import {
   CONTAINER_ID,
   CniCode,
   INTERFACE_NAME,
+  NAMED_PORTS_MAX,
   NETWORK_NAME,
+  type NamedContainerPort,
+  PORT_NAME,
+  PORT_PROTOCOLS,
 } from '../wire/cni.ts';
 import { familyOf, ipsComplaint, isMacText, withoutLength } from './addresses.ts';
 import { isLabel } from './environment.ts';
@@ -39,6 +43,7 @@ export interface Configuration {
   readonly mac: string | null;
   /** Of args.cni. */
   readonly labels: Readonly<Record<string, string>>;
+  readonly ports: readonly NamedContainerPort[];
   readonly dns: Dns;
   /** CHECK: of prevResult's interface, addresses without lengths. */
   readonly previous: { readonly ips: readonly string[]; readonly mac: string | null };
@@ -126,6 +131,33 @@ function readLabels(place: unknown, complain: Complain): Configuration['labels']
     else labels.set(String(key), String(value));
   }
   return Object.fromEntries(labels);
+}
+
+/** args.cni.ports, Weft's own: `[{"name": "http", "containerPort": 8080, "protocol": "TCP"}]`. */
+function readPorts(place: unknown, complain: Complain): Configuration['ports'] {
+  const list = (isObject(place) ? place['ports'] : null) ?? [];
+  if (!Array.isArray(list) || list.length > NAMED_PORTS_MAX) {
+    complain(`args.cni.ports is not a list of at most ${NAMED_PORTS_MAX}`);
+    return [];
+  }
+  const ports = new Map<string, NamedContainerPort>();
+  for (const [i, it] of list.entries()) {
+    const { name, containerPort, protocol: given = 'TCP' } = isObject(it) ? it : {};
+    const protocol = PORT_PROTOCOLS.find((one) => one === given);
+    const isPort =
+      typeof name === 'string' &&
+      PORT_NAME.test(name) &&
+      typeof containerPort === 'number' &&
+      Number.isInteger(containerPort) &&
+      containerPort >= 1 &&
+      containerPort <= 65_535;
+    if (!isPort || protocol === undefined) {
+      complain(`args.cni.ports[${i}] is not a port {name, containerPort, protocol}`);
+    } else if (ports.has(`${name} ${protocol}`)) {
+      complain(`args.cni.ports has ${quote(name)} of ${protocol} twice`);
+    } else ports.set(`${name} ${protocol}`, { name, containerPort, protocol });
+  }
+  return [...ports.values()];
 }
 
 /**
@@ -225,6 +257,7 @@ export function readConfiguration(
   const ofCni = isObject(args) ? args['cni'] : undefined;
   const byArgs = readAsked(ofCni, 'args.cni', complain);
   const labels = readLabels(ofCni, complain);
+  const ports = readPorts(ofCni, complain);
   const dns = isAdd ? readDns(config, complain) : {};
   if (isAdd && (config['prevResult'] ?? null) !== null) {
     complain('prevResult is there, but weft-cni can only be the first plugin of its list');
@@ -252,6 +285,7 @@ export function readConfiguration(
     ips: byCapability.ips ?? byArgs.ips,
     mac: byCapability.mac ?? byArgs.mac,
     labels,
+    ports,
     dns,
     previous,
     valid,

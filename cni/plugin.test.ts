@@ -88,6 +88,18 @@ for (const [title, command, config, env, expected] of [
     { command: 'ADD', ...inNamespace, ...none, ips: ['10.244.1.7'] },
   ],
   [
+    'ADD: named ports',
+    'ADD',
+    { args: { cni: { ports: [{ name: 'http', containerPort: 8080 }] } } },
+    {},
+    {
+      command: 'ADD',
+      ...inNamespace,
+      ...none,
+      ports: [{ name: 'http', containerPort: 8080, protocol: 'TCP' }],
+    },
+  ],
+  [
     'ADD: labels of both places, args first',
     'ADD',
     { args: { cni: { labels: [{ key: 'app', value: 'web' }] } } },

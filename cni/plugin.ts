@@ -65,7 +65,11 @@ function requestOf(
       const labels = { ...args.labels, ...config.labels };
       const { pod } = args;
       const request = { command, network, containerId, ifname, netns, ips, mac, pod };
-      return Object.keys(labels).length === 0 ? request : { ...request, labels };
+      return {
+        ...request,
+        ...(Object.keys(labels).length > 0 && { labels }),
+        ...(config.ports.length > 0 && { ports: config.ports }),
+      };
     }
     case 'CHECK':
       return { command, network, containerId, ifname, netns, ...config.previous };

@@ -99,6 +99,7 @@ export async function cleanUp(
     files.node,
     files.sysctls,
     files.pods,
+    files.retained,
     files.deleted,
   ];
   if (options.purge) paths.push(files.etcd);

@@ -24,7 +24,7 @@ import {
   formatCidr,
   parseCidr,
 } from '../wire/cidr.ts';
-import { didYouMean } from './nearest.ts';
+import { didYouMean } from '../objects/nearest.ts';
 
 /** Loaded where there is a file to read or to print: pods wait for a daemon that starts. */
 const yaml = (): typeof import('yaml') => createRequire(import.meta.url)('yaml');

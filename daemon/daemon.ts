@@ -63,6 +63,7 @@ import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
+import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
@@ -154,10 +155,9 @@ class NodeDaemon {
   #wasReady = false;
   /** Null: a plain overlay, which tracks no flows. */
   readonly #objects: ObjectTables | null;
-  readonly #compilers: Compilers = {
-    policy: new PolicyCompiler(),
-    services: new ServiceCompiler(),
-  };
+  #policies = new PolicyCompiler();
+  readonly #services = new ServiceCompiler();
+  #retainedFile: RetainedFile | null = null;
   /** This node's pods, as objects, of the attachments that have these addresses. */
   #own: { readonly addresses: Pods['addresses']; readonly pods: readonly Pod[] } = {
     addresses: NO_ADDRESSES,
@@ -210,10 +210,12 @@ class NodeDaemon {
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
     open.use(this.#netlink);
+    open.defer(() => this.#retainedFile?.idle());
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
     try {
+      if (this.#objects !== null) await this.#openRetained();
       await this.#openPods(open);
       // From now on: a pod can be deleted while etcd does not answer yet.
       const loop = this.#reconcileForever(signal);
@@ -645,7 +647,27 @@ class NodeDaemon {
     }
     const own = this.#own.pods;
     const node = { nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
-    return compileTables(this.#compilers, objects, own, node);
+    const compilers: Compilers = { policy: this.#policies, services: this.#services };
+    const tables = compileTables(compilers, objects, own, node);
+    this.#retainedFile?.keep(this.#policies.retained);
+    return tables;
+  }
+
+  async #openRetained(): Promise<void> {
+    const path = stateFiles(this.#config.stateDir).retained;
+    const { before, reason } = await readRetained(path);
+    if (before === null) {
+      this.#log.error(
+        { path, reason },
+        'policies of Terminating namespaces are lost; their pods are isolated until they are gone',
+      );
+    }
+    this.#policies = new PolicyCompiler(before);
+    this.#retainedFile = new RetainedFile(
+      path,
+      before && [...before.namespaces.values(), ...before.networkPolicies.values()],
+      (err) => this.#log.error({ err, path }, 'a restart would forget what is retained'),
+    );
   }
 
   /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */

@@ -27,7 +27,7 @@ import type {
   LeasesMessage,
   StatusMessage,
 } from './messages.ts';
-import { didYouMean } from './nearest.ts';
+import { didYouMean } from '../objects/nearest.ts';
 import type { Ask } from './object-commands.ts';
 import { VERSION } from './version.ts';
 

@@ -4,7 +4,7 @@ import type { NodeLease } from '../ipam/types.ts';
 import type { Kind } from '../objects/types.ts';
 import { type IpAddress, formatAddress } from '../wire/address.ts';
 import { type Cidr, formatCidr } from '../wire/cidr.ts';
-import type { CniCode } from '../wire/cni.ts';
+import type { CniCode, NamedContainerPort } from '../wire/cni.ts';
 import { formatMac } from '../wire/mac.ts';
 
 export interface LeaseMessage {
@@ -110,6 +110,8 @@ export interface CniAddRequest {
   readonly pod: { readonly namespace: string; readonly name: string } | null;
   /** args.cni.labels, and CNI_ARGS K8S_POD_LABELS; absent: none. */
   readonly labels?: Readonly<Record<string, string>>;
+  /** args.cni.ports; absent: none. */
+  readonly ports?: readonly NamedContainerPort[];
 }
 
 export interface CniCheckRequest {

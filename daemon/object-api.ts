@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { isDnsLabel, isDnsSubdomain } from '../objects/names.ts';
-import { parseObjects } from '../objects/parse.ts';
+import { isIgnored, parseObjects } from '../objects/parse.ts';
 import { type WeftObject, describeObject } from '../objects/types.ts';
 import { type Store, type StoreEntry, StoreError } from '../store/store.ts';
 import { ApiError, type ApiRequest, type ApiRoute } from './api.ts';
@@ -171,8 +171,10 @@ export class ObjectApi {
   /** Checks all before it writes one. @throws ApiError, StoreError */
   async apply({ documents, set, dryRun }: ApplyRequest): Promise<readonly AppliedMessage[]> {
     const objects = documents.map((raw, i) => {
-      const { objects, problems } = parseObjects(JSON.stringify(raw), `object ${i + 1}`);
+      const parsed = parseObjects(JSON.stringify(raw), `object ${i + 1}`);
+      const { objects } = parsed;
       const [object] = objects;
+      const problems = parsed.problems.filter((it) => !isIgnored(it));
       if (object !== undefined && objects.length === 1 && problems.length === 0) return object;
       const [{ object: name, field, reason } = { object: '', field: '', reason: 'it is none' }] =
         problems;

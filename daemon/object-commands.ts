@@ -14,7 +14,7 @@ import type {
 } from './messages.ts';
 import { APPLY_OBJECTS_MAX } from './object-api.ts';
 import { KINDS, type KindNames, kindOf } from './object-keys.ts';
-import { didYouMean } from './nearest.ts';
+import { didYouMean } from '../objects/nearest.ts';
 
 /** What was given cannot be applied; nothing was. One line a problem. */
 export class ObjectsError extends Error {

@@ -115,3 +115,6 @@ export function parsePodKey(prefix: string, key: string): CniPodName | null {
   if (rest.length > 0 || !isDnsSubdomain(nodeName)) return null;
   return isDnsLabel(namespace) && isDnsSubdomain(name) ? { nodeName, namespace, name } : null;
 }
+
+/** Of a Pod that is another interface of a pod: the name of the one that is the pod's. */
+export const INTERFACE_OF = 'weft.io/interface-of';

@@ -10,7 +10,7 @@ import {
 } from '../objects/types.ts';
 import { MemoryStore } from '../store/memory.ts';
 import { parseIpv4 } from '../wire/address.ts';
-import { combine, etcdSource, withOwnPods } from './object-store.ts';
+import { combine, etcdSource, withInterfaces, withOwnPods } from './object-store.ts';
 
 const pod = (
   name: string,
@@ -127,6 +127,27 @@ for (const [title, value, field] of [
     t.deepEqual(problems(), []);
   });
 }
+
+test('a policy that never was valid isolates its pods, and is told until it is mended', async (t) => {
+  const { put, next, problems } = setUp(t);
+  await put(POLICY, policy('deny', { podSelector: {}, ingress: [{}], egres: [] }));
+  const set = await next((it) => it.networkPolicies.size === 1);
+  t.like(set.networkPolicies.get('default/deny'), {
+    policyTypes: ['Ingress', 'Egress'],
+    ingress: [],
+  });
+  t.is(problems()[0]?.field, 'spec.egres');
+  await put(POLICY, policy('deny', { podSelector: {}, ingress: [{}] }));
+  await next((it) => it.networkPolicies.get('default/deny')?.ingress.length === 1);
+  t.deepEqual(problems(), []);
+});
+
+test('a field that was probably meant is told, and the object counts', async (t) => {
+  const { put, next, problems } = setUp(t);
+  await put(NAMESPACE, { ...namespace('web'), statuss: {} });
+  await next((it) => it.namespaces.size === 1);
+  t.is(problems()[0]?.field, 'statuss');
+});
 
 for (const [title, key, value] of [
   ['another kind', '/p/objects/pods/default/deny', policy('deny')],
@@ -287,4 +308,44 @@ test('what etcd says of an own pod alone is not believed before what the node kn
   const set = await next((it) => it.pods.size === 1);
   const own = podOf('a', '10.244.1.2', { app: 'web' });
   t.is(withOwnPods(set, [own]).pods.get('default/a'), own);
+});
+
+test('what was applied for a pod reaches its other interfaces, here and on other nodes', async (t) => {
+  const { put, next } = setUp(t);
+  const second = (name: string, ip: string, of = 'a') => {
+    const raw = pod(name, ip, { runtime: '1' });
+    return { ...raw, metadata: { ...raw.metadata, annotations: { 'weft.io/interface-of': of } } };
+  };
+  await put(ATTACHED, pod('a', '10.244.1.2', { runtime: '1' }));
+  await put('/p/pods/n1/default/a-eth1', second('a-eth1', '10.244.1.3'));
+  const plain = await next((it) => it.pods.size === 2);
+  t.is(withInterfaces(plain), plain, 'nothing was applied');
+  await put(APPLIED, {
+    ...pod('a', null, { app: 'web' }),
+    spec: { containers: [{ name: 'c', ports: [{ name: 'http', containerPort: 80 }] }] },
+  });
+  const set = await next((it) => it.pods.get('default/a') !== plain.pods.get('default/a'));
+  const { pods } = withInterfaces(set);
+  const other = pods.get('default/a-eth1')!;
+  t.deepEqual(other.metadata.labels, { app: 'web' });
+  t.is(other.metadata.name, 'a-eth1');
+  t.is(other.ports[0]!.name, 'http');
+  t.deepEqual(other.podIPs, [parseIpv4('10.244.1.3')]);
+  t.is(withInterfaces(set).pods.get('default/a-eth1'), other, 'the same again');
+
+  const own = podOf('a', '10.244.1.9');
+  const ownSecond = podOf('a-eth1', '10.244.1.10');
+  const annotated = {
+    ...ownSecond,
+    metadata: { ...ownSecond.metadata, annotations: { 'weft.io/interface-of': 'a' } },
+  };
+  const here = withInterfaces(withOwnPods(set, [own, annotated])).pods;
+  t.deepEqual(here.get('default/a-eth1')!.metadata.labels, { app: 'web' });
+  t.deepEqual(here.get('default/a-eth1')!.podIPs, [parseIpv4('10.244.1.10')]);
+
+  await put('/p/objects/pods/default/a-eth1', pod('a-eth1', null, { app: 'db' }));
+  const apart = await next(
+    (it) => it.pods.get('default/a-eth1') !== set.pods.get('default/a-eth1'),
+  );
+  t.deepEqual(withInterfaces(apart).pods.get('default/a-eth1')!.metadata.labels, { app: 'db' });
 });

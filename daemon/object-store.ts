@@ -13,9 +13,15 @@ import {
   describeObject,
   nameOf,
 } from '../objects/types.ts';
-import { parseObjects } from '../objects/parse.ts';
+import { isIgnored, parseObjects } from '../objects/parse.ts';
 import type { Listing, Store, StoreEntry, StoreError } from '../store/store.ts';
-import { objectsPrefix, parseObjectKey, parsePodKey, podsPrefix } from './object-keys.ts';
+import {
+  INTERFACE_OF,
+  objectsPrefix,
+  parseObjectKey,
+  parsePodKey,
+  podsPrefix,
+} from './object-keys.ts';
 
 /** The whole list of what is wrong now, whenever it changes. Must not throw. */
 export type OnProblems = (problems: readonly ObjectProblem[]) => void;
@@ -30,8 +36,9 @@ const isKind = <K extends Kind>(object: WeftObject, kind: K): object is ObjectOf
 /** One key as it was last read. */
 interface Held {
   readonly entry: StoreEntry;
-  /** The last that was valid; null: none ever was. */
+  /** The last that was valid; while none ever was, what stands in for it, or null. */
   readonly object: WeftObject | null;
+  readonly wasValid: boolean;
   readonly problems: readonly ObjectProblem[];
 }
 
@@ -45,6 +52,7 @@ function decode(
   const refuse = (reason: string, object = '', field = ''): Held => ({
     entry,
     object: before?.object ?? null,
+    wasValid: before?.wasValid ?? false,
     problems: [{ place, object, field, reason }],
   });
   if (entry.value.length > VALUE_CHARS_MAX) return refuse('it is larger than 2 MiB');
@@ -54,16 +62,18 @@ function decode(
   } catch {
     return refuse('it is no JSON');
   }
-  const { objects, problems } = parseObjects(entry.value, place);
+  const { objects, problems, standIns } = parseObjects(entry.value, place);
   const [object] = objects;
-  if (problems.length > 0) {
-    const told = problems.map((it) => ({ ...it, place }));
-    return { entry, object: before?.object ?? null, problems: told };
+  const told = problems.map((it) => ({ ...it, place }));
+  if (problems.some((it) => !isIgnored(it))) {
+    if (before?.wasValid === true) return { ...before, entry, problems: told };
+    const standIn = standIns.find(whose) ?? null;
+    return { entry, object: standIn, wasValid: false, problems: told };
   }
   if (object === undefined || objects.length > 1) return refuse('it holds not one object');
   if (!whose(object))
     return refuse('its kind, namespace or name is not that of the key', describeObject(object));
-  return { entry, object, problems: [] };
+  return { entry, object, wasValid: true, problems: told };
 }
 
 /** What the keys below one prefix say; an entry that did not change is not read again. */
@@ -99,7 +109,7 @@ class Folder {
     if (whose !== null) return decode(entry, before, whose);
     const place = shown(entry.key);
     const problem = { place, object: '', field: '', reason: 'no object has such a key' };
-    return { entry, object: null, problems: [problem] };
+    return { entry, object: null, wasValid: false, problems: [problem] };
   }
 
   *objects<K extends Kind>(kind: K): Generator<ObjectOf<K>> {
@@ -133,15 +143,19 @@ function mergePod(applied: Pod, attached: Pod): Pod {
 /** Pods of which nothing was applied: all that is said of them is their node's, and may be a moment old. */
 const attachedOnly = new WeakSet<Pod>();
 
+/** Pods of which somebody applied something: labels and ports are his word. */
+const appliedPods = new WeakSet<Pod>();
+
 /** The same two give the same one again. */
 class PodMerger {
   readonly #merged = new WeakMap<Pod, { readonly applied: Pod; readonly pod: Pod }>();
 
-  merge(applied: Pod, attached: Pod): Pod {
+  merge(own: Pod, attached: Pod): Pod {
     const known = this.#merged.get(attached);
-    if (known?.applied === applied) return known.pod;
-    const pod = mergePod(applied, attached);
-    this.#merged.set(attached, { applied, pod });
+    if (known?.applied === own) return known.pod;
+    const pod = mergePod(own, attached);
+    appliedPods.add(pod);
+    this.#merged.set(attached, { applied: own, pod });
     return pod;
   }
 }
@@ -369,7 +383,32 @@ function overlay(known: Pod, own: Pod): Pod {
     !known.hostNetwork &&
     known.podIPs.length === own.podIPs.length &&
     known.podIPs.every((it, i) => it === own.podIPs[i]);
-  return isSame ? known : overlays.merge(known, own);
+  if (!isSame) return overlays.merge(known, own);
+  appliedPods.add(known);
+  return known;
+}
+
+const heirs = new WeakMap<Pod, { readonly first: Pod; readonly pod: Pod }>();
+
+/** What was applied for a pod holds for its other interfaces as well. @param set  from withOwnPods */
+export function withInterfaces(set: ObjectSet): ObjectSet {
+  let pods: Map<string, Pod> | null = null;
+  for (const [key, pod] of set.pods) {
+    const { namespace, name, annotations } = pod.metadata;
+    if (!Object.hasOwn(annotations, INTERFACE_OF)) continue;
+    const first = set.pods.get(`${namespace}/${annotations[INTERFACE_OF]}`);
+    // One that was applied for itself has its own.
+    if (first === undefined || !appliedPods.has(first) || appliedPods.has(pod)) continue;
+    let heir = heirs.get(pod);
+    if (heir?.first !== first) {
+      const metadata = { ...first.metadata, name, annotations };
+      heir = { first, pod: { ...pod, metadata, ports: first.ports } };
+      heirs.set(pod, heir);
+    }
+    pods ??= new Map(set.pods);
+    pods.set(key, heir.pod);
+  }
+  return pods === null ? set : { ...set, pods };
 }
 
 /**

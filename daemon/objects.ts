@@ -12,7 +12,7 @@ import type { PolicyTable } from '../policy/table.ts';
 import type { CompiledServices, ServiceCompiler, ServiceInputs } from '../service/compile.ts';
 import type { ServiceTable } from '../service/table.ts';
 import type { IpAddress } from '../wire/address.ts';
-import { withOwnPods } from './object-store.ts';
+import { withInterfaces, withOwnPods } from './object-store.ts';
 
 /** What tables are made of besides the objects. Another pod or address is another array. */
 export interface NodeView {
@@ -41,7 +41,7 @@ export function compileTables(
   node: Omit<ServiceInputs, 'objects'>,
 ): Tables {
   const { nodeName, nodeAddresses } = node;
-  const all = withOwnPods(objects, own);
+  const all = withInterfaces(withOwnPods(objects, own));
   const subjects = new Set(own.map(nameOf));
   const { table, ...rest } = services.compile({ objects: all, ...node });
   return {
@@ -87,7 +87,7 @@ export class ObjectTables {
             this.#options.onChange();
             told = performance.now();
           },
-          told + GATHER_MS - performance.now(),
+          Math.max(told + GATHER_MS - performance.now(), 0),
         );
       }
     } finally {

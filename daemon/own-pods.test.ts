@@ -7,7 +7,8 @@ import { MemoryStore } from '../store/memory.ts';
 import { StoreError } from '../store/store.ts';
 import { parseIpv4, parseIpv6 } from '../wire/address.ts';
 import { parseMac } from '../wire/mac.ts';
-import { podOfAttachment, podsOfAttachments, publishOwnPods } from './own-pods.ts';
+import { parseObjects } from '../objects/parse.ts';
+import { podOfAttachment, podsOfAttachments, publishOwnPods, rawPod } from './own-pods.ts';
 
 const attachment = (containerId: string, last: number, more: Partial<Attachment> = {}) =>
   ({
@@ -44,6 +45,18 @@ test('the same attachment is the same object, with its labels and addresses', (t
   t.true(pod.ready && pod.phase === 'Running' && pod.nodeName === 'n1');
 });
 
+test('named ports that came with the attachment are told to all', (t) => {
+  const ports = [{ name: 'dns', containerPort: 53, protocol: 'UDP' }] as const;
+  const pod = podOfAttachment(
+    attachment('a', 2, { pod: { namespace: 'web', name: 'x', ports } }),
+    'n1',
+  );
+  t.deepEqual(pod.ports, ports);
+  const { objects, problems } = parseObjects(JSON.stringify(rawPod(pod)), 'x');
+  t.deepEqual(problems, []);
+  t.like(objects[0], { ports });
+});
+
 test('of a pod with several interfaces the first has the name', (t) => {
   const second = { ...attachment('a', 3), ifname: 'eth1', pod: attachment('a', 2).pod };
   const pods = podsOfAttachments([attachment('a', 2), second, { ...second, ifname: 'Eth1' }], 'n1');
@@ -52,6 +65,11 @@ test('of a pod with several interfaces the first has the name', (t) => {
     ['pod-2', 'pod-2-eth1', 'pod-2-eth1-2'],
   );
   t.deepEqual(pods[1]!.metadata.labels, { app: 'web' });
+  t.deepEqual(
+    pods.map(({ metadata }) => metadata.annotations['weft.io/interface-of']),
+    [undefined, 'pod-2', 'pod-2'],
+  );
+  t.like(rawPod(pods[1]!)['metadata'], { annotations: { 'weft.io/interface-of': 'pod-2' } });
 });
 
 const until = async (t: ExecutionContext, isSo: () => Promise<boolean>): Promise<void> => {

@@ -10,7 +10,7 @@ import { addressesOf } from '../ipam/pod-pool.ts';
 import type { Pod } from '../objects/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { formatAddress } from '../wire/address.ts';
-import { nodePodsPrefix } from './object-keys.ts';
+import { INTERFACE_OF, nodePodsPrefix } from './object-keys.ts';
 
 /** A DNS label of it: lower case, and dashes for what none may hold. */
 const labelOf = (text: string): string =>
@@ -54,7 +54,7 @@ export function podOfAttachment(attachment: Attachment, nodeName: string): Pod {
     metadata: { namespace, name, labels: attachment.pod?.labels ?? {}, annotations: {} },
     nodeName,
     hostNetwork: false,
-    ports: [],
+    ports: attachment.pod?.ports ?? [],
     podIPs: addressesOf(attachment),
     phase: 'Running',
     ready: true,
@@ -66,7 +66,7 @@ export function podOfAttachment(attachment: Attachment, nodeName: string): Pod {
 
 /**
  * All of them, each with a name of its own: of a pod with several interfaces the first has the name, the
- * others are `<name>-<interface>`, with the same labels.
+ * others are `<name>-<interface>`, and say whose they are.
  */
 export function podsOfAttachments(attachments: readonly Attachment[], nodeName: string): Pod[] {
   const taken = new Set<string>();
@@ -79,19 +79,26 @@ export function podsOfAttachments(attachments: readonly Attachment[], nodeName: 
       unique = `${name.slice(0, 252 - suffix.length)}-${suffix}`;
     }
     taken.add(`${namespace}/${unique}`);
-    return unique === name ? pod : { ...pod, metadata: { ...pod.metadata, name: unique } };
+    if (unique === name) return pod;
+    const annotations = { [INTERFACE_OF]: name };
+    return { ...pod, metadata: { ...pod.metadata, name: unique, annotations } };
   });
 }
 
 /** As Kubernetes writes it. */
-export function rawPod({ metadata, nodeName, podIPs, phase }: Pod): Record<string, unknown> {
+export function rawPod({ metadata, nodeName, ports, podIPs, phase }: Pod): Record<string, unknown> {
   const ips = podIPs.map((it) => formatAddress(it));
-  const { namespace, name, labels } = metadata;
+  const { namespace, name, labels, annotations } = metadata;
   return {
     apiVersion: 'v1',
     kind: 'Pod',
-    metadata: { namespace, name, labels },
-    spec: { nodeName },
+    metadata: {
+      namespace,
+      name,
+      labels,
+      ...(Object.keys(annotations).length > 0 && { annotations }),
+    },
+    spec: { nodeName, ...(ports.length > 0 && { containers: [{ name: 'all', ports }] }) },
     status: { phase, podIP: ips[0], podIPs: ips.map((ip) => ({ ip })) },
   };
 }

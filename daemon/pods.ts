@@ -26,8 +26,11 @@ import {
   INTERFACE_NAME,
   LABEL_KEY,
   LABEL_VALUE,
+  NAMED_PORTS_MAX,
   NETNS_PATH,
   NETWORK_NAME,
+  PORT_NAME,
+  PORT_PROTOCOLS,
 } from '../wire/cni.ts';
 import { type Mac, formatMac, isUnicastMac, localMac, parseMac } from '../wire/mac.ts';
 import { ApiError } from './api.ts';
@@ -104,6 +107,15 @@ const netns = z.string().regex(NETNS_PATH);
 const ips = z.array(z.string().max(64)).max(16);
 const mac = z.string().max(17).nullable();
 const name = z.string().max(253);
+const ports = z
+  .array(
+    z.object({
+      name: z.string().regex(PORT_NAME),
+      containerPort: z.number().int().min(1).max(65_535),
+      protocol: z.enum(PORT_PROTOCOLS),
+    }),
+  )
+  .max(NAMED_PORTS_MAX);
 const requestSchema = z.discriminatedUnion('command', [
   z.object({
     command: z.literal('ADD'),
@@ -115,6 +127,7 @@ const requestSchema = z.discriminatedUnion('command', [
     mac,
     pod: z.object({ namespace: name, name }).nullable(),
     labels: z.record(z.string().regex(LABEL_KEY), z.string().regex(LABEL_VALUE)).exactOptional(),
+    ports: ports.exactOptional(),
   }),
   z.object({
     command: z.literal('CHECK'),
@@ -301,9 +314,10 @@ export class Pods {
     if (obstacle !== null) {
       throw new CniFailure(CniCode.tryAgainLater, `no pod can be added now: ${obstacle}`);
     }
-    const { containerId, ifname, network, netns, labels } = request;
-    const named = request.pod ?? (labels === undefined ? null : podNameOf(request));
-    const pod = named === null || labels === undefined ? named : { ...named, labels };
+    const { containerId, ifname, network, netns, labels, ports } = request;
+    const said = { ...(labels && { labels }), ...(ports && { ports }) };
+    const isNamed = request.pod !== null || Object.keys(said).length > 0;
+    const pod = isNamed ? { ...(request.pod ?? podNameOf(request)), ...said } : null;
     const wanted = request.ips.map(parseWanted);
     let netnsId: string;
     {

@@ -4,6 +4,7 @@
  *     node.json     our VTEP's address and the last subnets, so that a restart is the same node
  *     pods.json     the pods here and their addresses (ipam/pod-file.ts)
  *     deleted/      pods deleted while no daemon ran; the next one frees their addresses
+ *     retained.json policies that outlive their deletion (daemon/retained-policies.ts)
  *     sysctls.json  global kernel settings as they were before us, for `weft cleanup`
  *     lock          held while a daemon or a cleanup runs
  *     weft.sock     the API, while the daemon runs
@@ -29,6 +30,7 @@ export const stateFiles = (dir: string) =>
     node: `${dir}/node.json`,
     pods: `${dir}/pods.json`,
     deleted: `${dir}/deleted`,
+    retained: `${dir}/retained.json`,
     sysctls: `${dir}/sysctls.json`,
     lock: `${dir}/lock`,
     socket: `${dir}/weft.sock`,

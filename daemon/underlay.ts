@@ -10,7 +10,7 @@ import {
 } from '../wire/address.ts';
 import { type Cidr, cidrOf } from '../wire/cidr.ts';
 import { type Config, ConfigError } from './config.ts';
-import { didYouMean } from './nearest.ts';
+import { didYouMean } from '../objects/nearest.ts';
 
 export interface Underlay {
   readonly iface: string;

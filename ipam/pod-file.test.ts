@@ -46,7 +46,12 @@ const STATE: PoolState = {
     {
       ...attachment('d', 9),
       address4: parseIpv4('10.244.1.200'),
-      pod: { namespace: 'default', name: 'web-1', labels: { app: 'web', 'x.y/z': '' } },
+      pod: {
+        namespace: 'default',
+        name: 'web-1',
+        labels: { app: 'web', 'x.y/z': '' },
+        ports: [{ name: 'http', containerPort: 8080, protocol: 'TCP' }],
+      },
     },
     { ...attachment('b', 3), address6: null, pod: null },
     { ...attachment('c', 4), address4: null, network: '', netns: '', netnsId: '' },

@@ -5,7 +5,8 @@
  *      "turn4":{"next":"10.244.1.9","freed":["10.244.1.4"]},"turn6":{"next":null,"freed":[]},
  *      "attachments":[{"containerId":"3f1c…","ifname":"eth0","network":"weft","netns":"/run/netns/cni-1",
  *        "netnsId":"4:4026532281","address4":"10.244.1.2","address6":null,"mac":"02:…",
- *        "pod":{"namespace":"default","name":"web-0","labels":{"app":"web"}}}]}
+ *        "pod":{"namespace":"default","name":"web-0","labels":{"app":"web"},
+ *          "ports":[{"name":"http","containerPort":8080,"protocol":"TCP"}]}}]}
  *
  * What was acknowledged is in the file, whatever ends the process or the machine. What cannot be read
  * is put aside and never overwritten: it may be all that is known of who has which address.
@@ -28,8 +29,11 @@ import {
   INTERFACE_NAME,
   LABEL_KEY,
   LABEL_VALUE,
+  NAMED_PORTS_MAX,
   NETNS_PATH,
   NETWORK_NAME,
+  PORT_NAME,
+  PORT_PROTOCOLS,
 } from '../wire/cni.ts';
 import { formatMac, isUnicastMac, parseMac } from '../wire/mac.ts';
 import { EMPTY_POOL_STATE, type PoolState, type Turn, addressesOf, keyText } from './pod-pool.ts';
@@ -178,6 +182,16 @@ const attachmentSchema = z.strictObject({
       namespace: z.string(),
       name: z.string(),
       labels: z.record(z.string().regex(LABEL_KEY), z.string().regex(LABEL_VALUE)).exactOptional(),
+      ports: z
+        .array(
+          z.strictObject({
+            name: z.string().regex(PORT_NAME),
+            containerPort: z.number().int().min(1).max(65_535),
+            protocol: z.enum(PORT_PROTOCOLS),
+          }),
+        )
+        .max(NAMED_PORTS_MAX)
+        .exactOptional(),
     })
     .nullable(),
 });
@@ -212,10 +226,11 @@ export function encodeState({ attachments, turn4, turn6 }: PoolState): string {
   return `${JSON.stringify(content)}\n`;
 }
 
-const podText = ({ namespace, name, labels }: NonNullable<Attachment['pod']>) => ({
+const podText = ({ namespace, name, labels, ports }: NonNullable<Attachment['pod']>) => ({
   namespace,
   name,
   ...(labels === undefined ? {} : { labels: { ...labels } }),
+  ...(ports === undefined ? {} : { ports: ports.map((it) => ({ ...it })) }),
 });
 
 /** @throws PodFileCorruptError, PodFileVersionError */

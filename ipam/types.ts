@@ -1,6 +1,7 @@
 /** What the cluster's memory says about nodes: the network they share and the subnet each holds. */
 import type { Ipv4, Ipv6 } from '../wire/address.ts';
 import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
+import type { NamedContainerPort } from '../wire/cni.ts';
 import type { Mac } from '../wire/mac.ts';
 import type { Vni } from '../wire/vxlan.ts';
 
@@ -67,5 +68,6 @@ export interface Attachment {
     readonly name: string;
     /** What the runtime said of it at ADD; absent: nothing. Not in the alias, so lost with the file. */
     readonly labels?: Readonly<Record<string, string>>;
+    readonly ports?: readonly NamedContainerPort[];
   } | null;
 }

@@ -18,6 +18,8 @@ export interface ContentsEntry {
 
 export interface Contents {
   readonly entries: readonly ContentsEntry[];
+  /** In the place of policies that are not valid, and of which none was known before; without digests. */
+  readonly standIns: readonly ContentsEntry[];
   readonly problems: readonly ObjectProblem[];
   /** Some text could not even be told whose it is: any object may be meant by it. */
   readonly unidentified: boolean;
@@ -34,13 +36,18 @@ export interface ContentsLimits {
 const LIMITS: ContentsLimits = { heapMib: 1024, seconds: 60 };
 
 export function contentsOf(text: string, place: string): Contents {
-  const { documents, problems, unidentified } = parseObjects(text, place);
+  const { documents, problems, standIns, unidentified } = parseObjects(text, place);
   const entries = documents.map(({ object, raw }) => ({
     name: describeObject(object),
     object,
     digest: hash('sha256', JSON.stringify(raw), 'base64'),
   }));
-  return { entries, problems, unidentified };
+  return {
+    entries,
+    standIns: standIns.map((object) => ({ name: describeObject(object), object, digest: '' })),
+    problems,
+    unidentified,
+  };
 }
 
 /**
@@ -76,7 +83,7 @@ async function readApart(
   const { promise, resolve } = Promise.withResolvers<Contents>();
   const refuse = (reason: string): void => {
     const problem = { place: task.place, object: '', field: '', reason };
-    resolve({ entries: [], problems: [problem], unidentified: true });
+    resolve({ entries: [], standIns: [], problems: [problem], unidentified: true });
   };
   const timer = setTimeout(() => refuse(`takes more than ${seconds} s to read`), seconds * 1000);
   const abort = (): void => refuse('is no longer wanted');

@@ -179,6 +179,25 @@ test('not valid from the start: left out and told', async (t) => {
   await watched.untilProblem(t, /^a\.yaml:3 Pod default\/a/);
 });
 
+test('a policy not valid from the start denies, until it is mended', async (t) => {
+  const path = join(t.context.dir, 'a.yaml');
+  const policy = (field: string): string =>
+    `apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: p }\nspec: { ${field}: [{}] }`;
+  const rules = (): number =>
+    watched.sets.at(-1)?.networkPolicies.get('default/p')?.egress.length ?? -1;
+  await writeFile(path, policy('egres'));
+  await using watched = new Watched(t.context.dir);
+  await watched.untilProblem(t, /egres/);
+  await watched.until(t, '');
+  t.is(rules(), 0);
+  await writeFile(path, policy('egress'));
+  await watched.untilProblem(t, /^$/);
+  t.is(rules(), 1);
+  await writeFile(path, policy('egres'));
+  await watched.untilProblem(t, /egres/);
+  t.is(rules(), 1, 'what was valid before');
+});
+
 test('a file half-written in place loses nothing: truncated, then piece by piece', async (t) => {
   const path = join(t.context.dir, 'a.yaml');
   await writeFile(path, pods('a', 'b', 'c'));

@@ -9,6 +9,7 @@
  *                                       └────an object lost ──still for graceMs──> counts
  *     gone ─────for graceMs────────────────────────────────────────────────────> its objects go
  *     empty, unreadable, not YAML, an object not valid ──> told; what was good of it stays
+ *     a policy that never was valid ──> told; its stand-in counts
  *
  * @see fs.watch tells of the directory's entries only; the look every rereadEveryMs finds the rest.
  */
@@ -330,6 +331,11 @@ class Files {
       entries.set(key, before?.digest === digest ? before : entry);
     }
     const wrong = new Set(problems.filter((it) => !isIgnored(it)).map(({ object }) => object));
+    for (const entry of contents.standIns) {
+      const { name: key } = entry;
+      const isNew = (file.entries.get(key)?.digest ?? '') === '' && !entries.has(key);
+      if (isNew) entries.set(key, entry);
+    }
     let lost = false;
     for (const [key, entry] of file.entries) {
       if (entries.has(key)) continue;

@@ -1,4 +1,5 @@
 /** What Kubernetes lets a name, a label or a port be called (apimachinery's validation). */
+import { PORT_NAME } from '../wire/cni.ts';
 
 /** RFC 1123 label: Namespaces, Services, the parts of a subdomain. */
 export const isDnsLabel = (text: string): boolean =>
@@ -23,6 +24,5 @@ export const isLabelValue = (text: string): boolean =>
 /** As a label's key, in whatever case. */
 export const isAnnotationKey = (text: string): boolean => isLabelKey(text.toLowerCase());
 
-/** RFC 6335 section 5.1: with a letter in it, so that a number in quotes is none. */
-export const isPortName = (text: string): boolean =>
-  text.length <= 15 && /^(?=[-0-9]*[a-z])[a-z0-9]+(-[a-z0-9]+)*$/.test(text);
+/** With a letter in it, so that a number in quotes is none. */
+export const isPortName = (text: string): boolean => PORT_NAME.test(text);

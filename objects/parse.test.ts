@@ -138,7 +138,6 @@ const policies: readonly (readonly [string, rest: string, Partial<NetworkPolicy>
       ],
     },
   ],
-  ['unknown fields are left out', spec('podSelector: {}, colour: red'), { ingress: [] }],
 ];
 
 for (const [name, rest, expected] of policies) {
@@ -202,9 +201,20 @@ const cluster: readonly (readonly [string, rest: string, Partial<ClusterNetworkP
     },
   ],
   [
-    'networks are no ingress peer',
-    spec(`${subject}, ingress: [{ action: Accept, from: [{ networks: [10.0.0.0/8] }] }]`),
-    { ingress: [{ name: '', action: 'Accept', peers: [{ type: 'unknown' }], ports: [] }] },
+    'networks and nodes are no ingress peers',
+    spec(
+      `${subject}, ingress: [{ action: Accept, from: [{ networks: [10.0.0.0/8] }, { nodes: {} }] }]`,
+    ),
+    {
+      ingress: [
+        {
+          name: '',
+          action: 'Accept',
+          peers: [{ type: 'unknown' }, { type: 'unknown' }],
+          ports: [],
+        },
+      ],
+    },
   ],
   [
     'ports: a number, a range, a name, a later version',
@@ -507,6 +517,7 @@ const wrong: readonly (readonly [string, text: string, ...problems: string[]])[]
   [
     'a peer of an unknown field',
     from('{ moons: {} }'),
+    `4 ${peer}.moons: is an unknown field`,
     `4 ${peer}: must have podSelector, namespaceSelector or ipBlock`,
   ],
   [
@@ -599,6 +610,38 @@ const wrong: readonly (readonly [string, text: string, ...problems: string[]])[]
     `4 ${ports}.protocol: must be "TCP" or "UDP" or "SCTP", is "x"`,
     `4 ${ports}.port: must be at least 1, is 0`,
   ],
+  [
+    'egres: it would have allowed everything',
+    np(spec('podSelector: {}, egres: []')),
+    '4 spec.egres: is an unknown field; is egress meant?',
+  ],
+  ['spec twice, nearly', np('specs: {}'), '4 specs: is an unknown field; is spec meant?'],
+  [
+    'a namespace that would be the default one',
+    np('').replace('name: x', 'name: x, nameSpace: y'),
+    '3 metadata.nameSpace: is an unknown field; is namespace meant?',
+  ],
+  [
+    "a rule's",
+    np(spec('ingress: [{ form: [] }]')),
+    '4 spec.ingress[0].form: is an unknown field; is from meant?',
+  ],
+  [
+    "a selector's",
+    from('{ podSelector: { matchLabel: { app: web } } }'),
+    `4 ${peer}.podSelector.matchLabel: is an unknown field; is matchLabels meant?`,
+  ],
+  [
+    "a block's",
+    from('{ ipBlock: { cidr: 10.0.0.0/8, exept: [10.1.0.0/16] } }'),
+    `4 ${peer}.ipBlock.exept: is an unknown field; is except meant?`,
+  ],
+  [
+    "a port's: of two each",
+    allow('{ port: 80, endport: 90, colour: red }'),
+    `4 ${ports}.endport: is an unknown field; is endPort meant?`,
+    `4 ${ports}.colour: is an unknown field`,
+  ],
   ['no spec', cnp(''), '1 spec: is missing'],
   [
     'a tier',
@@ -619,6 +662,31 @@ const wrong: readonly (readonly [string, text: string, ...problems: string[]])[]
     'an unknown subject',
     cnp(spec('tier: Admin, priority: 0, subject: { moons: {} }')),
     '4 spec.subject: must have namespaces or pods',
+  ],
+  [
+    'a field of the spec',
+    cnp(spec(`${subject}, ingres: []`)),
+    '4 spec.ingres: is an unknown field; is ingress meant?',
+  ],
+  [
+    'a field of a rule',
+    cnp(rule('to: [{ nodes: {} }], protocol: []')),
+    '4 spec.egress[0].protocol: is an unknown field; is protocols meant?',
+  ],
+  [
+    'a peer of nearly a known field is no later version',
+    cnp(rule('to: [{ network: [10.0.0.0/8] }]')),
+    '4 spec.egress[0].to[0].network: is an unknown field; is networks meant?',
+  ],
+  [
+    'an unknown field beside a known one',
+    cnp(rule('to: [{ nodes: {}, moons: {} }]')),
+    '4 spec.egress[0].to[0].moons: is an unknown field',
+  ],
+  [
+    'a destination port of nearly a known field',
+    cnp(rule('to: [{ nodes: {} }], protocols: [{ tcp: { destinationPort: { numbr: 80 } } }]')),
+    '4 spec.egress[0].protocols[0].tcp.destinationPort.numbr: is an unknown field; is number meant?',
   ],
   [
     'two subjects',
@@ -769,6 +837,82 @@ test('what is of no interest is no failure', (t) => {
   t.false(failed === undefined || isIgnored(failed));
 });
 
+const slips: readonly (readonly [kind: string, rest: string, ...ignored: string[]])[] = [
+  ['Service', 'spec: { ports: [{ port: 80 }], ipFamilyPolicy: SingleStack, loadBalancerIP: "" }'],
+  [
+    'Service',
+    'spec: { clusterIp: 10.0.0.1, selctor: {}, ports: [{ port: 80, tagetPort: 81 }] }',
+    'spec.clusterIp: ignored: is an unknown field; is clusterIP meant?',
+    'spec.selctor: ignored: is an unknown field; is selector meant?',
+    'spec.ports[0].tagetPort: ignored: is an unknown field; is targetPort meant?',
+  ],
+  [
+    'Pod',
+    'spec: { nodename: n, nodeSelector: {}, hostname: h, hostPID: true, containers: [{ args: [], port: [] }] }',
+    'spec.nodename: ignored: is an unknown field; is nodeName meant?',
+    'spec.containers[0].port: ignored: is an unknown field; is ports meant?',
+  ],
+  ['Pod', 'status: { hostIP: 10.0.0.1, hostIPs: [], startTime: x, qosClass: y }'],
+];
+
+for (const [kind, rest, ...ignored] of slips) {
+  test(`${kind} ${rest} is read, with what was probably meant`, (t) => {
+    const { objects, problems } = parseObjects(documentOf(kind, rest), 'x');
+    t.is(objects.length, 1);
+    t.true(problems.every(isIgnored));
+    t.deepEqual(
+      problems.map(({ field, reason }) => `${field}: ${reason}`),
+      ignored,
+    );
+  });
+}
+
+const DENY_ALL = { name: '', action: 'Deny', peers: [{ type: 'unknown' }], ports: [] };
+const standIns: readonly (readonly [string, text: string, expected: object | null])[] = [
+  [
+    'of the pods that it selects, without its rules',
+    np(spec('podSelector: { matchLabels: { app: web } }, ingress: [{}], egres: []')),
+    { podSelector: web, policyTypes: ['Ingress', 'Egress'], ingress: [], egress: [] },
+  ],
+  [
+    'of all pods of the namespace, where its selector is wrong',
+    np(spec('podSelector: { matchLabel: {} }, ingress: [{}]')),
+    { podSelector: EVERYTHING, ingress: [] },
+  ],
+  ['none, if its namespace may be another', np('').replace('x }', 'x, nameSpace: y }'), null],
+  ['none of what is no policy', svc('ports: [{ port: 0 }]'), null],
+  [
+    'an Accept that is wrong is out, a Deny matches all, the others stay',
+    cnp(
+      spec(
+        `${subject}, ingress: [{ action: Accept, form: [] }, { action: Deny, from: [{ namespace: {} }] }, { action: Pass, from: [{ namespaces: {} }] }]`,
+      ),
+    ),
+    {
+      tier: 'Admin',
+      ingress: [
+        DENY_ALL,
+        {
+          name: '',
+          action: 'Pass',
+          peers: [{ type: 'namespaces', namespaceSelector: EVERYTHING }],
+          ports: [],
+        },
+      ],
+    },
+  ],
+  ['none, without a subject', cnp(spec('tier: Admin, priority: 0, subject: { pod: {} }')), null],
+];
+
+for (const [name, text, expected] of standIns) {
+  test(`what stands in for a policy that is not valid: ${name}`, (t) => {
+    const parsed = parseObjects(text, 'x');
+    t.deepEqual(parsed.objects, []);
+    if (expected === null) t.deepEqual(parsed.standIns, []);
+    else t.like(parsed.standIns[0], expected);
+  });
+}
+
 test('several documents: each has its own lines, and a wrong one leaves the others', (t) => {
   const text = `# first\n---\n${documentOf('Pod', '')}---\n${from('{}')}---\n# nothing\n---\n${documentOf('Node', '')}`;
   const { objects, problems, unidentified } = parseObjects(text, 'a.yaml');
@@ -803,14 +947,14 @@ test("lists: a problem's line is its item's", (t) => {
 });
 
 test('documents hand out the text as it was', (t) => {
-  const text = documentOf('NetworkPolicy', 'spec: { podSelector: {}, colour: red }');
+  const text = documentOf('Pod', 'spec: { colour: red }');
   const { documents, objects } = parseObjects(text, 'x');
   t.is(documents[0]?.object, objects[0]);
   t.deepEqual(documents[0]?.raw, {
-    apiVersion: 'networking.k8s.io/v1',
-    kind: 'NetworkPolicy',
+    apiVersion: 'v1',
+    kind: 'Pod',
     metadata: { name: 'x' },
-    spec: { podSelector: {}, colour: 'red' },
+    spec: { colour: 'red' },
   });
 });
 
@@ -991,4 +1135,24 @@ test('10,000 Services and their slices as JSON', (t) => {
   t.is(objects.length, 20_000);
   t.deepEqual(problems, []);
   t.true(elapsedMs < 10_000);
+});
+
+test('a file and aliases that are too many name the limit', (t) => {
+  const reasonsOf = (text: string) =>
+    parseObjects(text, 'x.yaml').problems.map((it) => `${it.place} ${it.reason}`);
+  t.deepEqual(reasonsOf('#'.repeat(8 * 1024 * 1024 + 1)), [
+    'x.yaml is longer than 8388608 characters; write it as JSON',
+  ]);
+  t.deepEqual(reasonsOf(`x: &x y\nlist: [${many(1001, '*x')}]`), [
+    'x.yaml:2 is not YAML: has more than 1000 aliases',
+  ]);
+  t.deepEqual(reasonsOf(bomb), [
+    'x.yaml:1 is not YAML: its aliases, followed through each other, are more than 100',
+  ]);
+});
+
+test('a text of nothing but errors does not take long', (t) => {
+  const startMs = performance.now();
+  parseObjects(']'.repeat(256 * 1024), 'x');
+  t.true(performance.now() - startMs < 3000);
 });

@@ -4,7 +4,8 @@
  */
 import { createRequire } from 'node:module';
 import type * as Yaml from 'yaml';
-import { IGNORED, KINDS, isMapping, reasonOf, show } from './schema.ts';
+import { fieldsAt, slips } from './fields.ts';
+import { IGNORED, KINDS, isMapping, reasonOf, show, unknownField } from './schema.ts';
 import type { Kind, ObjectProblem, WeftObject } from './types.ts';
 
 /** Loaded where there is YAML to read, or a line to name: JSON needs neither. */
@@ -21,6 +22,11 @@ export interface ParsedObjects {
   readonly problems: ObjectProblem[];
   /** The same objects, in the same order, each with its text's value. */
   readonly documents: ParsedDocument[];
+  /**
+   * For policies that are not valid: what allows no more than any reading of them would. Objects of the same
+   * names; of use where nothing that was valid before can stay.
+   */
+  readonly standIns: readonly WeftObject[];
   /** Some text could not even be told whose it is: any object may be meant by it. */
   readonly unidentified: boolean;
 }
@@ -35,6 +41,8 @@ const MAX_YAML_CHARACTERS = 8 * 1024 * 1024;
 const MAX_LINES_OF_CHARACTERS = 1024 * 1024;
 /** Each makes the parser look through the document. */
 const MAX_ALIASES = 1000;
+/** What they may come to, each counted as often as it is followed. */
+const MAX_ALIASED = 100;
 const MAX_PROBLEMS_PER_OBJECT = 16;
 
 /** One document, and where its values stand. */
@@ -69,6 +77,7 @@ export const isIgnored = ({ reason }: ObjectProblem): boolean => reason.startsWi
 export function parseObjects(text: string, file: string): ParsedObjects {
   const documents: ParsedDocument[] = [];
   const problems: ObjectProblem[] = [];
+  const standIns: WeftObject[] = [];
   let unidentified = false;
 
   const refuse = (place: string, object: string, field: string, reason: string): void => {
@@ -81,11 +90,20 @@ export function parseObjects(text: string, file: string): ParsedObjects {
     for (const [path, value] of itemsOf(source.value)) {
       const place = (inner: Path = []): string => source.place([...path, ...inner]);
       const checked = checkObject(value, place, refuse);
-      if (checked === null) continue;
-      documents.push(checked);
+      if (checked === null) standIns.push(...standInOf(value));
+      else documents.push(checked);
     }
   }
-  return { objects: documents.map(({ object }) => object), problems, documents, unidentified };
+  const objects = documents.map(({ object }) => object);
+  return { objects, problems, documents, standIns, unidentified };
+}
+
+function standInOf(value: unknown): readonly WeftObject[] {
+  if (!isMapping(value) || isDeeper(value, MAX_DEPTH)) return [];
+  const { kind, apiVersion } = value;
+  if (typeof kind !== 'string' || !isKind(kind) || apiVersion !== KINDS[kind].apiVersion) return [];
+  const result = KINDS[kind].standIn?.safeParse(value);
+  return result?.success === true ? [result.data] : [];
 }
 
 /** A List's items may leave out what its kind says already: PodList. */
@@ -135,7 +153,7 @@ function checkObject(
     refuse(place(), object, '', `${IGNORED}weft reads ${known} only`);
     return null;
   }
-  const { schema, apiVersion: ours } = KINDS[kind];
+  const { schema, apiVersion: ours, standIn } = KINDS[kind];
   if (apiVersion !== ours) {
     refuse(place(['apiVersion']), object, 'apiVersion', `must be ${ours}, is ${show(apiVersion)}`);
     return null;
@@ -145,8 +163,22 @@ function checkObject(
     return null;
   }
   const result = schema.safeParse(value, { error: reasonOf });
-  if (result.success) return { object: result.data, raw: value };
-  const { issues } = result.error;
+  if (result.success) {
+    // Policies have complained of theirs.
+    for (const [path, fields] of standIn === undefined ? slips(schema, value) : []) {
+      const reason = `${IGNORED}${unknownField(String(path.at(-1)), fields)}`;
+      refuse(place(path), object, fieldText(path), reason);
+    }
+    return { object: result.data, raw: value };
+  }
+  const issues = result.error.issues.flatMap((it) => {
+    if (it.code !== 'unrecognized_keys') return [it];
+    const fields = fieldsAt(schema, it.path);
+    return it.keys.map((key) => ({
+      path: [...it.path, key],
+      message: unknownField(key, fields),
+    }));
+  });
   for (const { path, message } of issues.slice(0, MAX_PROBLEMS_PER_OBJECT)) {
     const inner = path.filter((it) => typeof it !== 'symbol');
     refuse(place(inner), object, fieldText(inner), message);
@@ -209,6 +241,24 @@ function jsonPlaces(text: string, file: string): (path: Path) => string {
   };
 }
 
+/** A text with more errors than anybody makes has an object for each: a trace each is dear. */
+function parseAll(text: string, lineCounter: Yaml.LineCounter): Yaml.Document.Parsed[] {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    return yaml().parseAllDocuments(text, {
+      lineCounter,
+      prettyErrors: false,
+      merge: true,
+      // It compares each key with each: see flawOf.
+      uniqueKeys: false,
+      logLevel: 'error',
+    });
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
 function* yamlSources(
   text: string,
   file: string,
@@ -218,19 +268,11 @@ function* yamlSources(
     refuse(file, `is longer than ${MAX_YAML_CHARACTERS} characters; write it as JSON`);
     return;
   }
-  const { LineCounter, isNode, parseAllDocuments } = yaml();
+  const { LineCounter, isNode } = yaml();
   const lineCounter = new LineCounter();
   const lineAt = (offset: number): string => `${file}:${lineCounter.linePos(offset).line}`;
   try {
-    const documents = parseAllDocuments(text, {
-      lineCounter,
-      prettyErrors: false,
-      merge: true,
-      // It compares each key with each: see flawOf.
-      uniqueKeys: false,
-      logLevel: 'error',
-    });
-    for (const document of documents) {
+    for (const document of parseAll(text, lineCounter)) {
       const [broken] = document.errors;
       if (broken !== undefined) {
         refuse(lineAt(broken.pos[0]), `is not YAML: ${shortOf(broken)}`);
@@ -300,8 +342,11 @@ function flawOf(document: Yaml.Document.Parsed): { at: number; reason: string } 
 /** Aliases and merges are followed here; what is wrong with them has errors of all kinds. */
 function valueOf(document: Yaml.Document.Parsed): unknown {
   try {
-    return document.toJS({ maxAliasCount: 100 });
+    return document.toJS({ maxAliasCount: MAX_ALIASED });
   } catch (error) {
+    if (error instanceof ReferenceError && error.message.startsWith('Excessive alias count')) {
+      return new Error(`its aliases, followed through each other, are more than ${MAX_ALIASED}`);
+    }
     if (error instanceof Error) return error;
     throw error;
   }

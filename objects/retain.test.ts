@@ -1,7 +1,7 @@
 import test from 'ava';
 import { parseObjects } from './parse.ts';
-import { retainPolicies } from './retain.ts';
-import { mergeSets, objectSetOf } from './set.ts';
+import { denyTerminating, retainPolicies, retainedObjects } from './retain.ts';
+import { objectSetOf } from './set.ts';
 import type { ObjectSet } from './types.ts';
 
 const POLICY = { apiVersion: 'networking.k8s.io/v1', kind: 'NetworkPolicy' };
@@ -39,7 +39,7 @@ function setOf(text: string): ObjectSet {
   });
   const { objects, problems } = parseObjects(JSON.stringify(items), 'x');
   if (problems.length > 0) throw new Error(JSON.stringify(problems));
-  return mergeSets([objectSetOf(objects)]);
+  return objectSetOf(objects);
 }
 
 const cases: readonly (readonly [string, before: string, after: string, policies: string])[] = [
@@ -51,6 +51,8 @@ const cases: readonly (readonly [string, before: string, after: string, policies
   ["another namespace's pod", 'policy:p', 'ns:Terminating other', ''],
   ['selects the pod', 'policy:p:app=web', 'ns:Terminating pod:app=web', '/p'],
   ['selects another pod', 'policy:p:app=web', 'ns:Terminating pod:app=db', ''],
+  ['its namespace went with it', 'ns:Terminating policy:p', 'pod', '/p'],
+  ['its namespace was Active, and went with it', 'ns:Active policy:p', 'pod', ''],
   ['one of two', 'policy:p policy:q', 'ns:Terminating pod policy:q', '/q /p'],
 ];
 
@@ -68,6 +70,35 @@ test('from step to step: kept until the last pod is gone', (t) => {
   t.is(third.networkPolicies.get('x/p'), first.networkPolicies.get('x/p'));
   const fourth = setOf('ns:Terminating');
   t.is(retainPolicies(third, fourth), fourth);
+});
+
+test('a Namespace that vanishes before its pods ends nothing; one that is made anew does', (t) => {
+  const first = setOf('ns:Terminating pod policy:p');
+  const second = retainPolicies(first, setOf('pod'));
+  const third = retainPolicies(second, setOf('pod'));
+  t.deepEqual([...third.networkPolicies.keys()], ['x/p']);
+  t.is(third.namespaces.get('/x')?.phase, 'Terminating');
+  const anew = setOf('ns:Active pod');
+  t.is(retainPolicies(third, anew), anew);
+});
+
+test('what is retained: the policy, and the Namespace that says so', (t) => {
+  const first = setOf('ns:Terminating pod policy:p policy:q');
+  const after = setOf('pod policy:q');
+  const kept = retainPolicies(first, after);
+  t.deepEqual(retainedObjects(kept, after), [
+    first.namespaces.get('/x')!,
+    first.networkPolicies.get('x/p')!,
+  ]);
+  t.deepEqual(retainedObjects(after, after), []);
+});
+
+test('what was retained is lost: pods of Terminating namespaces are isolated', (t) => {
+  const after = setOf('ns:Terminating pod');
+  const kept = retainPolicies(denyTerminating(after), after);
+  t.is(kept.networkPolicies.size, 1);
+  const active = setOf('ns:Active pod');
+  t.is(retainPolicies(denyTerminating(active), active), active);
 });
 
 test('a policy that changed is the new one', (t) => {

@@ -1,11 +1,12 @@
 /**
- * What each kind must look like, and what it becomes. As a Kubernetes client does it: unknown fields are
- * left out, null is absent; but the value sets are strict, because a rule that is half understood is
- * a hole. Every complaint has the path of its field.
+ * What each kind must look like, and what it becomes. null is absent; the value sets are strict, because a
+ * rule that is half understood is a hole, and so are the fields of policies: `egres` would be one. Of other
+ * kinds a part is read, and the rest left out. Every complaint has the path of its field.
  */
 import { z } from 'zod';
 import { AddressError, type IpAddress, familyOf, parseAddress } from '../wire/address.ts';
 import { type Cidr, cidrContains, cidrOf, formatCidr, parseCidr } from '../wire/cidr.ts';
+import { nearestField } from './nearest.ts';
 import {
   isAnnotationKey,
   isDnsLabel,
@@ -17,6 +18,7 @@ import {
 import type {
   ClusterNetworkPolicy,
   ClusterPeer,
+  ClusterPolicyRule,
   ClusterPolicyPort,
   ContainerPort,
   Endpoint,
@@ -101,6 +103,34 @@ type Context = z.core.$RefinementCtx;
 
 const complain = (ctx: Context, message: string, ...path: readonly (string | number)[]): void =>
   ctx.addIssue({ code: 'custom', message, path: [...path] });
+
+/** @param fields  those that there are */
+export function unknownField(name: string, fields: readonly string[]): string {
+  const meant = nearestField(name, fields);
+  return `is an unknown field${meant === '' ? '' : `; is ${meant} meant?`}`;
+}
+
+/** Fields that the API has elsewhere or has announced: no slips, though one of them is nearly `pods`. */
+const LATER: ReadonlySet<string> = new Set(['nodes', 'networks', 'domainNames']);
+
+/** @param isKnown  whether every field must be one of `shape`'s, and not only those that nearly are */
+const withoutSlips = <T extends z.ZodRawShape>(
+  shape: T,
+  isKnown: (given: Readonly<Record<string, unknown>>) => boolean = () => false,
+) =>
+  z
+    .unknown()
+    .superRefine((given, ctx) => {
+      if (!isMapping(given)) return;
+      const fields = Object.keys(shape);
+      const isStrict = isKnown(given);
+      for (const name of Object.keys(given)) {
+        if (fields.includes(name)) continue;
+        if (!isStrict && (LATER.has(name) || nearestField(name, fields) === '')) continue;
+        complain(ctx, unknownField(name, fields), name);
+      }
+    })
+    .pipe(z.object(shape));
 
 /** Absent and null are `fallback`. */
 const optional = <T extends z.ZodType, const D>(schema: T, fallback: D) =>
@@ -231,7 +261,7 @@ const annotations = textMap(isAnnotationKey, () => true, 'annotation', MAX_ANNOT
 const EVERYTHING: LabelSelector = { matchLabels: {}, matchExpressions: [] };
 
 const expression = z
-  .object({
+  .strictObject({
     key: named(isLabelKey, 'a key of labels'),
     operator: oneOf('In', 'NotIn', 'Exists', 'DoesNotExist'),
     values: listOf(named(isLabelValue, 'a value of labels')),
@@ -241,7 +271,7 @@ const expression = z
     if (takesValues && values.length === 0) complain(ctx, `${operator} needs values`, 'values');
     if (!takesValues && values.length > 0) complain(ctx, `${operator} takes no values`, 'values');
   });
-const selector = z.object({ matchLabels: labels, matchExpressions: listOf(expression) });
+const selector = z.strictObject({ matchLabels: labels, matchExpressions: listOf(expression) });
 
 const metadataOf = (name: z.ZodType<string>, namespaced: boolean) =>
   z.object({
@@ -256,6 +286,25 @@ const metadataOf = (name: z.ZodType<string>, namespaced: boolean) =>
     annotations,
     deletionTimestamp: z.string().nullish(),
   });
+
+/** metav1.ObjectMeta's others: what is none of its fields might have been `namespace`. */
+const ignoredField = z.unknown().optional();
+const policyMetadataOf = (name: z.ZodType<string>, namespaced: boolean) =>
+  z.strictObject({
+    ...metadataOf(name, namespaced).shape,
+    generateName: ignoredField,
+    uid: ignoredField,
+    resourceVersion: ignoredField,
+    generation: ignoredField,
+    creationTimestamp: ignoredField,
+    deletionGracePeriodSeconds: ignoredField,
+    ownerReferences: ignoredField,
+    finalizers: ignoredField,
+    managedFields: ignoredField,
+    selfLink: ignoredField,
+  });
+/** What else stands beside them, such as an anchor's mapping, is nobody's. */
+const policyFields = { apiVersion: ignoredField, kind: ignoredField, status: ignoredField };
 
 type GivenMetadata = Metadata & { readonly deletionTimestamp?: string | null | undefined };
 
@@ -587,8 +636,8 @@ const endpointSlice = z
   });
 
 const peer = z
-  .object({
-    ipBlock: z.object({ cidr: block, except: listOf(block) }).nullish(),
+  .strictObject({
+    ipBlock: z.strictObject({ cidr: block, except: listOf(block) }).nullish(),
     podSelector: selector.nullish(),
     namespaceSelector: selector.nullish(),
   })
@@ -617,7 +666,7 @@ const peer = z
   });
 
 const policyPort = z
-  .object({
+  .strictObject({
     protocol,
     port: z
       .union([port, portName], {
@@ -638,54 +687,64 @@ const policyPort = z
 
 const ports = listOf(policyPort);
 const peers = listOf(peer);
-const networkPolicy = z
-  .object({
-    metadata: metadataOf(subdomain, true),
-    spec: z
-      .object({
-        podSelector: optional(selector, EVERYTHING),
-        policyTypes: listOf(oneOf('Ingress', 'Egress')),
-        ingress: listOf(
-          z.object({ from: peers, ports }).transform((it) => ({ peers: it.from, ports: it.ports })),
-        ),
-        egress: listOf(
-          z.object({ to: peers, ports }).transform((it) => ({ peers: it.to, ports: it.ports })),
-        ),
-      })
-      .nullish(),
-  })
-  .transform((it): NetworkPolicy => {
-    const given = new Set(it.spec?.policyTypes ?? []);
-    const ingress = it.spec?.ingress ?? [];
-    const egress = it.spec?.egress ?? [];
-    const byRules: NetworkPolicy['policyTypes'] =
-      egress.length > 0 ? ['Ingress', 'Egress'] : ['Ingress'];
-    return {
-      kind: 'NetworkPolicy',
-      metadata: metadata(it.metadata),
-      podSelector: it.spec?.podSelector ?? EVERYTHING,
-      policyTypes: given.size > 0 ? [...given] : byRules,
-      ingress,
-      egress,
-    };
-  });
+const networkPolicy = withoutSlips({
+  ...policyFields,
+  metadata: policyMetadataOf(subdomain, true),
+  spec: z
+    .strictObject({
+      podSelector: optional(selector, EVERYTHING),
+      policyTypes: listOf(oneOf('Ingress', 'Egress')),
+      ingress: listOf(
+        z
+          .strictObject({ from: peers, ports })
+          .transform((it) => ({ peers: it.from, ports: it.ports })),
+      ),
+      egress: listOf(
+        z.strictObject({ to: peers, ports }).transform((it) => ({ peers: it.to, ports: it.ports })),
+      ),
+    })
+    .nullish(),
+}).transform((it): NetworkPolicy => {
+  const given = new Set(it.spec?.policyTypes ?? []);
+  const ingress = it.spec?.ingress ?? [];
+  const egress = it.spec?.egress ?? [];
+  const byRules: NetworkPolicy['policyTypes'] =
+    egress.length > 0 ? ['Ingress', 'Egress'] : ['Ingress'];
+  return {
+    kind: 'NetworkPolicy',
+    metadata: metadata(it.metadata),
+    podSelector: it.spec?.podSelector ?? EVERYTHING,
+    policyTypes: given.size > 0 ? [...given] : byRules,
+    ingress,
+    egress,
+  };
+});
 
 /** The names of those that are there. */
 const present = (fields: Readonly<Record<string, unknown>>): readonly string[] =>
   Object.keys(fields).filter((name) => fields[name] !== undefined && fields[name] !== null);
 
-const pods = z.object({
+/**
+ * One of `shape`'s fields. One that is none of them, alone, is a later version's, and what it would have
+ * meant fails closed; beside one of them, or with nearly the name of one, it is a slip.
+ */
+const oneField = <T extends z.ZodRawShape>(shape: T) =>
+  withoutSlips(shape, (given) => Object.keys(shape).some((name) => (given[name] ?? '') !== ''));
+
+const pods = z.strictObject({
   namespaceSelector: optional(selector, EVERYTHING),
   podSelector: selector,
 });
 
-const ingressFields = z.object({ namespaces: selector.nullish(), pods: pods.nullish() });
-const egressFields = ingressFields.extend({
+const ingressFields = { namespaces: selector.nullish(), pods: pods.nullish() };
+const egressFields = {
+  ...ingressFields,
   nodes: selector.nullish(),
   networks: z.array(block).min(1).max(25).nullish(),
-});
+};
+type PeerFields = z.output<z.ZodObject<typeof egressFields>>;
 
-function toPeer(it: Partial<z.output<typeof egressFields>>, ctx: Context): ClusterPeer {
+function toPeer(it: Partial<PeerFields>, ctx: Context): ClusterPeer {
   const names = present(it);
   if (names.length > 1) complain(ctx, `must have one of ${names.join(', ')}, not all of them`);
   if (it.namespaces) return { type: 'namespaces', namespaceSelector: it.namespaces };
@@ -696,56 +755,50 @@ function toPeer(it: Partial<z.output<typeof egressFields>>, ctx: Context): Clust
 }
 
 /** Nodes and networks are none of an ingress peer's fields: unknown, and so fail closed. */
-const ingressPeer = ingressFields.transform(toPeer);
-const egressPeer = egressFields.transform(toPeer);
+const ingressPeer = oneField(ingressFields).transform(toPeer);
+const egressPeer = oneField(egressFields).transform(toPeer);
 
-const transport = z
-  .object({
-    destinationPort: z
-      .object({
-        number: port.nullish(),
-        range: z.object({ start: port, end: port }).nullish(),
-      })
-      .transform((it, ctx) => {
-        const names = present(it);
-        if (names.length > 1) complain(ctx, 'must have number or range, not both');
-        if (it.range && it.range.end <= it.range.start) {
-          complain(ctx, `must be more than start ${it.range.start}`, 'range', 'end');
-        }
-        return it.range ?? (it.number ? { start: it.number, end: it.number } : null);
-      })
-      .nullish(),
+const transport = oneField({
+  destinationPort: oneField({
+    number: port.nullish(),
+    range: z.strictObject({ start: port, end: port }).nullish(),
   })
-  .nullish();
+    .transform((it, ctx) => {
+      if (it.number && it.range) complain(ctx, 'must have number or range, not both');
+      if (it.range && it.range.end <= it.range.start) {
+        complain(ctx, `must be more than start ${it.range.start}`, 'range', 'end');
+      }
+      return it.range ?? (it.number ? { start: it.number, end: it.number } : null);
+    })
+    .nullish(),
+}).nullish();
 
-const clusterPort = z
-  .object({
-    tcp: transport,
-    udp: transport,
-    sctp: transport,
-    destinationNamedPort: nameOrEmpty(portName),
-  })
-  .transform((it, ctx): ClusterPolicyPort => {
-    const given = (['tcp', 'udp', 'sctp'] as const).filter((name) => it[name]);
-    const names = [...given, ...(it.destinationNamedPort === '' ? [] : ['destinationNamedPort'])];
-    if (names.length > 1) complain(ctx, `must have one of ${names.join(', ')}, not all of them`);
-    const [name] = given;
-    if (name === undefined) {
-      const portName = it.destinationNamedPort;
-      return { protocol: null, range: null, portName, unknown: portName === '' };
-    }
-    // Without a port there was a field that we do not know: `tcp: {}` alone is not allowed.
-    const range = it[name]?.destinationPort ?? null;
-    const protocol = name.toUpperCase() as Protocol;
-    return { protocol, range, portName: '', unknown: range === null };
-  });
+const clusterPort = oneField({
+  tcp: transport,
+  udp: transport,
+  sctp: transport,
+  destinationNamedPort: nameOrEmpty(portName),
+}).transform((it, ctx): ClusterPolicyPort => {
+  const given = (['tcp', 'udp', 'sctp'] as const).filter((name) => it[name]);
+  const names = [...given, ...(it.destinationNamedPort === '' ? [] : ['destinationNamedPort'])];
+  if (names.length > 1) complain(ctx, `must have one of ${names.join(', ')}, not all of them`);
+  const [name] = given;
+  if (name === undefined) {
+    const portName = it.destinationNamedPort;
+    return { protocol: null, range: null, portName, unknown: portName === '' };
+  }
+  // Without a port there was a field that we do not know: `tcp: {}` alone is not allowed.
+  const range = it[name]?.destinationPort ?? null;
+  const protocol = name.toUpperCase() as Protocol;
+  return { protocol, range, portName: '', unknown: range === null };
+});
 
 const ruleName = optional(z.string().max(100), '');
 const action = oneOf('Accept', 'Deny', 'Pass');
 const protocols = optional(z.array(clusterPort).min(1).max(25), []);
 
 const ingressRule = z
-  .object({ name: ruleName, action, from: z.array(ingressPeer).min(1).max(25), protocols })
+  .strictObject({ name: ruleName, action, from: z.array(ingressPeer).min(1).max(25), protocols })
   .transform(({ name, action, from, protocols }) => ({
     name,
     action,
@@ -754,7 +807,7 @@ const ingressRule = z
   }));
 
 const egressRule = z
-  .object({ name: ruleName, action, to: z.array(egressPeer).min(1).max(25), protocols })
+  .strictObject({ name: ruleName, action, to: z.array(egressPeer).min(1).max(25), protocols })
   .transform(({ name, action, to, protocols }, ctx) => {
     const outside = to.some(({ type }) => type === 'nodes' || type === 'networks');
     const at = protocols.findIndex(({ portName }) => portName !== '');
@@ -764,17 +817,62 @@ const egressRule = z
     return { name, action, peers: to, ports: protocols };
   });
 
-const clusterNetworkPolicy = z
+const clusterNetworkPolicySpec = z.strictObject({
+  tier: oneOf('Admin', 'Baseline'),
+  priority: z.number().int().min(0).max(1000),
+  subject: ingressPeer.superRefine((it, ctx) => {
+    if (it.type === 'unknown') complain(ctx, 'must have namespaces or pods');
+  }),
+  ingress: listOf(ingressRule, 25),
+  egress: listOf(egressRule, 25),
+});
+
+const clusterNetworkPolicy = withoutSlips({
+  ...policyFields,
+  metadata: policyMetadataOf(subdomain, false),
+  spec: clusterNetworkPolicySpec,
+}).transform(({ metadata: given, spec }): ClusterNetworkPolicy => ({
+  kind: 'ClusterNetworkPolicy',
+  metadata: metadata(given),
+  ...spec,
+}));
+
+/** Isolates the pods that it selects, if that much can be told, else all of its namespace. */
+const networkPolicyStandIn = z
   .object({
-    metadata: metadataOf(subdomain, false),
+    metadata: policyMetadataOf(subdomain, true),
+    spec: z.object({ podSelector: optional(selector, EVERYTHING) }).catch({
+      podSelector: EVERYTHING,
+    }),
+  })
+  .transform(({ metadata: given, spec }): NetworkPolicy => ({
+    kind: 'NetworkPolicy',
+    metadata: metadata(given),
+    podSelector: spec.podSelector,
+    policyTypes: ['Ingress', 'Egress'],
+    ingress: [],
+    egress: [],
+  }));
+
+/** A rule that is not valid is as one whose peers nobody knows: see ClusterPeer. */
+const rulesStandIn = (rule: z.ZodType<ClusterPolicyRule>) =>
+  z.array(z.unknown()).transform((rules): readonly ClusterPolicyRule[] =>
+    rules.flatMap((it) => {
+      const result = rule.safeParse(it);
+      if (result.success) return [result.data];
+      const given = action.safeParse(isMapping(it) ? it['action'] : undefined).data ?? 'Deny';
+      if (given === 'Accept') return [];
+      return [{ name: '', action: given, peers: [{ type: 'unknown' }], ports: [] }];
+    }),
+  );
+
+const clusterNetworkPolicyStandIn = z
+  .object({
+    metadata: policyMetadataOf(subdomain, false),
     spec: z.object({
-      tier: oneOf('Admin', 'Baseline'),
-      priority: z.number().int().min(0).max(1000),
-      subject: ingressPeer.superRefine((it, ctx) => {
-        if (it.type === 'unknown') complain(ctx, 'must have namespaces or pods');
-      }),
-      ingress: listOf(ingressRule, 25),
-      egress: listOf(egressRule, 25),
+      ...clusterNetworkPolicySpec.shape,
+      ingress: rulesStandIn(ingressRule).catch([]),
+      egress: rulesStandIn(egressRule).catch([]),
     }),
   })
   .transform(({ metadata: given, spec }): ClusterNetworkPolicy => ({
@@ -787,6 +885,8 @@ export interface KindSchema {
   readonly apiVersion: string;
   readonly namespaced: boolean;
   readonly schema: z.ZodType<WeftObject>;
+  /** What reads more, and allows less. */
+  readonly standIn?: z.ZodType<WeftObject>;
 }
 
 export const KINDS: Readonly<Record<Kind, KindSchema>> = {
@@ -795,10 +895,16 @@ export const KINDS: Readonly<Record<Kind, KindSchema>> = {
   Node: { apiVersion: 'v1', namespaced: false, schema: node },
   Service: { apiVersion: 'v1', namespaced: true, schema: service },
   EndpointSlice: { apiVersion: 'discovery.k8s.io/v1', namespaced: true, schema: endpointSlice },
-  NetworkPolicy: { apiVersion: 'networking.k8s.io/v1', namespaced: true, schema: networkPolicy },
+  NetworkPolicy: {
+    apiVersion: 'networking.k8s.io/v1',
+    namespaced: true,
+    schema: networkPolicy,
+    standIn: networkPolicyStandIn,
+  },
   ClusterNetworkPolicy: {
     apiVersion: 'policy.networking.k8s.io/v1alpha2',
     namespaced: false,
     schema: clusterNetworkPolicy,
+    standIn: clusterNetworkPolicyStandIn,
   },
 };

@@ -178,7 +178,7 @@ export type ClusterPeer =
     }
   | { readonly type: 'nodes'; readonly nodeSelector: LabelSelector }
   | { readonly type: 'networks'; readonly networks: readonly Cidr[] }
-  /** A field of a later version: an Accept rule matches nobody by it, Deny and Pass everybody. */
+  /** A field of a later version: an Accept rule matches nobody by it, Deny and Pass deny everybody. */
   | { readonly type: 'unknown' };
 
 export interface ClusterPolicyPort {

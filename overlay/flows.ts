@@ -19,6 +19,7 @@ import {
   BACKEND_NOT_LOCAL,
   BACKEND_PORT,
   BACKEND_WORDS,
+  FRONTEND_NONE,
   FRONTEND_UNALLOCATED,
   FRONTEND_UNUSED_PORT,
   type ServiceLookup,
@@ -106,6 +107,7 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   /** Addresses that stand in no packet. */
   const fromAt = arena.take(16, 'address of a flow');
   const toAt = arena.take(16, 'address of a backend');
+  const hostAt = arena.take(16, 'address of this node');
 
   let early = false;
   let isOutward = true;
@@ -181,17 +183,30 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   }
 
   function isBackendUsable(e: number): boolean {
-    const { is4, protocol } = packet;
+    const { is4 } = packet;
     copyAddress(fromAt, e + FLOW_DST_ORIG, e + FLOW_DST_ORIG_HIGH);
-    const frontend = services.frontendOf(
-      fromAt,
-      is4,
-      protocol,
-      words[e + FLOW_PORTS_ORIG]! & 0xffff,
-    );
+    const isOfPod = (words[e + FLOW_FLAGS]! & FLOW_EGRESS) !== 0;
+    const frontend = frontendOf(fromAt, words[e + FLOW_PORTS_ORIG]! & 0xffff, isOfPod);
     if (frontend < 0) return false;
     copyAddress(toAt, e + FLOW_SRC_REPLY, e + FLOW_SRC_REPLY_HIGH);
     return services.usable(frontend, toAt, is4, words[e + FLOW_PORTS_REPLY]! >>> 16) >= 0;
+  }
+
+  /**
+   * A pod of ours that asks another node for a node port is served here: every node would give it the same
+   * endpoints, and from the underlay that node could not believe a pod's address.
+   */
+  function frontendOf(at: number, port: number, isOfPod: boolean): number {
+    const { is4, protocol } = packet;
+    const frontend = services.frontendOf(at, is4, protocol, port);
+    if (frontend !== FRONTEND_NONE || !isOfPod) return frontend;
+    if (!(is4 ? peers.isPeer4(at) : peers.isPeer6(at))) return frontend;
+    const { nodes4, nodes6 } = peers.current();
+    const nodes = is4 ? nodes4 : nodes6;
+    if (nodes.length === 0) return frontend;
+    for (let i = 0; i < (is4 ? 1 : 4); i++) view.setUint32(hostAt + 4 * i, nodes[i]!);
+    const own = services.frontendOf(hostAt, is4, protocol, port);
+    return own >= 0 && services.isNodePort(own) ? own : FRONTEND_NONE;
   }
 
   /** From the table into the arena. */
@@ -265,7 +280,7 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     let to = destinationAt;
     let toPort = port;
     if (isOut) {
-      frontend = services.frontendOf(destinationAt, is4, protocol, port);
+      frontend = frontendOf(destinationAt, port, isPod(sourceAt));
       if (frontend === FRONTEND_UNALLOCATED) return Drop.unallocated;
       if (frontend === FRONTEND_UNUSED_PORT) return reject(Drop.unusedPort);
       if (frontend >= 0) {

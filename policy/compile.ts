@@ -16,7 +16,8 @@ import {
 } from '../objects/types.ts';
 import { type IpAddress, addressBytes } from '../wire/address.ts';
 import { type Cidr, lastOf } from '../wire/cidr.ts';
-import { retainPolicies } from '../objects/retain.ts';
+import { denyTerminating, retainPolicies, retainedObjects } from '../objects/retain.ts';
+import { type PolicyTableContent, isEqual, meanTheSame } from './meaning.ts';
 import { Partition } from './partition.ts';
 import {
   type Atom,
@@ -139,13 +140,6 @@ const wordsOf = (address: IpAddress): Uint32Array => {
 const labelsKeyOf = (labels: Labels): string =>
   JSON.stringify(Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1)));
 
-/** By a loop: hundreds of thousands of entries are compared at each change. */
-function isEqual(a: Uint32Array | Uint16Array, b: Uint32Array | Uint16Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
-}
-
 /** Keeps what depends on objects that stay the same objects; one for each daemon. */
 export class PolicyCompiler {
   readonly #facts = new WeakMap<Pod, PodFacts>();
@@ -154,14 +148,34 @@ export class PolicyCompiler {
   #places = new Map<string, Place>();
   #nodeGroups = new Map<string, Group>();
   #atoms = new Map<string, Matches>();
-  #objects = EMPTY_OBJECTS;
+  readonly #matrixMax: number;
+  #objects: ObjectSet | null;
+  #retained: readonly (Namespace | NetworkPolicy)[] = [];
   #table = EMPTY_POLICY_TABLE;
+  /** Of `#table`. */
+  #classes = 0;
   #epoch = 0;
+
+  /**
+   * @param before     what another compiler retained last; null: it is not known
+   * @param matrixMax  entries
+   */
+  constructor(before: ObjectSet | null = EMPTY_OBJECTS, matrixMax = MATRIX_MAX) {
+    this.#objects = before;
+    this.#matrixMax = matrixMax;
+  }
+
+  /** What the last compilation kept though it was deleted: see retainPolicies. */
+  get retained(): readonly (Namespace | NetworkPolicy)[] {
+    return this.#retained;
+  }
 
   /** @throws PolicySizeError */
   compile(inputs: PolicyInputs): PolicyTable {
-    const objects = retainPolicies(this.#objects, inputs.objects);
+    const before = this.#objects ?? denyTerminating(inputs.objects);
+    const objects = retainPolicies(before, inputs.objects);
     this.#objects = objects;
+    this.#retained = retainedObjects(objects, inputs.objects);
     this.#epoch++;
     const peers = this.#peersOf(objects, inputs);
     const rows = this.#rowsOf(objects, peers);
@@ -169,13 +183,13 @@ export class PolicyCompiler {
     const ports = new PortClasses(rows, peers.groups);
     const ranges = new Ranges(atoms);
     const addresses = new Addresses(peers, ranges, this.#parted(atoms, peers, ports));
-    const matrix = new Matrix(rows, atoms, ports, addresses);
+    const matrix = new Matrix(rows, atoms, ports, addresses, this.#matrixMax);
     const subjects = new Uint32Array(peers.subjects.length * SUBJECT_WORDS);
     for (const { number, node } of peers.subjects) {
       subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
     }
     matrix.write(subjects);
-    const next: Omit<PolicyTable, 'generation'> = {
+    const next: PolicyTableContent = {
       addresses4: addresses.addresses4,
       addresses6: addresses.addresses6,
       ranges4: addresses.ranges4,
@@ -190,7 +204,11 @@ export class PolicyCompiler {
     // Before anything was compiled nothing was known: the first table is another one in any case.
     const isFirst = this.#table === EMPTY_POLICY_TABLE;
     if (isFirst || !names.every((name) => isEqual(next[name], this.#table[name]))) {
-      this.#table = { generation: this.#table.generation + 1, ...next };
+      const { classes } = addresses;
+      const isSame =
+        !isFirst && classes === this.#classes && meanTheSame(next, this.#table, classes);
+      this.#table = { generation: this.#table.generation + (isSame ? 0 : 1), ...next };
+      this.#classes = classes;
     }
     return this.#table;
   }
@@ -819,9 +837,10 @@ class Matrix {
     atoms: ReadonlyMap<string, Matches>,
     ports: PortClasses,
     addresses: Addresses,
+    most: number,
   ) {
     const size = rows.length * addresses.classes;
-    if (size > MATRIX_MAX) {
+    if (size > most) {
       throw new PolicySizeError(
         `policies tell ${rows.length} kinds of pods from ${addresses.classes} kinds of peers, more than ` +
           'a table holds; the policies of before stay in force',

@@ -2,9 +2,9 @@
 import test from 'ava';
 import { parseObjects } from '../objects/parse.ts';
 import { mergeSets, objectSetOf } from '../objects/set.ts';
-import type { ClusterNetworkPolicy, ObjectSet } from '../objects/types.ts';
+import { type ClusterNetworkPolicy, EMPTY_OBJECTS, type ObjectSet } from '../objects/types.ts';
 import { addressBytes, parseAddress } from '../wire/address.ts';
-import { PolicyCompiler } from './compile.ts';
+import { PolicyCompiler, PolicySizeError } from './compile.ts';
 import { retainPolicies } from '../objects/retain.ts';
 import {
   type End,
@@ -420,28 +420,44 @@ const rows: readonly Row[] = [
     { 'y/a -> x/a TCP 80': 'deny', '8.8.8.8 -> x/a other 0': 'deny' },
   ],
   [
-    'an unknown peer: Pass matches everybody',
+    'an unknown peer: Pass denies everybody, as the API has it',
     [
       cnp(
         'Admin',
         1,
         'ingress: [ { action: Pass, from: [ { later: {} } ] }, { action: Accept, from: [ { namespaces: {} } ] } ]',
       ),
-      np(ALL),
     ],
-    { 'y/a -> x/a TCP 80': 'deny' },
+    { 'y/a -> x/a TCP 80': 'deny', '8.8.8.8 -> x/a TCP 80': 'deny' },
   ],
   [
-    'an unknown port: Accept matches none, Deny all',
+    'the own node is never denied, whatever the tier and peer: probes come from it',
+    [
+      cnp('Admin', 1, 'ingress: [ { action: Deny, from: [ { namespaces: {} }, { later: {} } ] } ]'),
+      cnp('Baseline', 1, 'ingress: [ { action: Deny, from: [ { later: {} } ] } ]'),
+      np(ALL),
+    ],
+    {
+      '192.168.0.1 -> x/a TCP 80': 'allow',
+      'x/host -> x/a TCP 80': 'allow',
+      '192.168.0.2 -> x/a TCP 80': 'deny',
+    },
+  ],
+  [
+    'an unknown port: Accept matches none, Deny and Pass deny all',
     [
       cnp(
         'Admin',
         1,
-        'ingress: [ { action: Accept, from: [ { namespaces: {} } ], protocols: [ { later: {} } ] } ], egress: [ { action: Deny, to: [ { networks: [ 8.0.0.0/8 ] } ], protocols: [ { later: {} } ] } ]',
+        'ingress: [ { action: Accept, from: [ { namespaces: {} } ], protocols: [ { later: {} } ] } ], egress: [ { action: Deny, to: [ { networks: [ 8.0.0.0/8 ] } ], protocols: [ { later: {} } ] }, { action: Pass, to: [ { networks: [ 9.0.0.0/8 ] } ], protocols: [ { later: {} } ] } ]',
       ),
       np(ALL),
     ],
-    { 'y/a -> x/a TCP 80': 'deny', 'y/a -> 8.8.8.8 TCP 80': 'deny' },
+    {
+      'y/a -> x/a TCP 80': 'deny',
+      'y/a -> 8.8.8.8 TCP 80': 'deny',
+      'y/a -> 9.9.9.9 TCP 80': 'deny',
+    },
   ],
   [
     'nodes and networks, on egress; never the own node',
@@ -617,6 +633,45 @@ test('before anything is installed nobody is asked, and nothing passes', (t) => 
   t.is(fresh.subjectOf(0, true), -1);
   t.is(fresh.subjectOf(0, false), -1);
   t.false(fresh.allows(INGRESS, 0, 0, 16, true, 6, 80));
+});
+
+test('a pod of another node that no policy here tells from the rest asks no flow again', (t) => {
+  const remote = (name: string, ip: string, namespace = 'y'): string =>
+    `apiVersion: v1\nkind: Pod\nmetadata: { name: ${name}, namespace: ${namespace}, labels: { app: a } }\nspec: { nodeName: n2 }\nstatus: { podIP: ${ip} }`;
+  const block = np(`${ALL}, ${from('{ ipBlock: { cidr: 10.7.0.0/16 } }')}`);
+  const peers = np(`${ALL}, ${from('{ namespaceSelector: { matchLabels: { ns: y } } }')}`);
+  for (const [name, policies, ip, grows] of [
+    ['no policy', [], '10.7.0.1', 0],
+    ['IPv6', [], 'fd77::1', 0],
+    ['in a block', [block], '10.7.0.1', 0],
+    ['outside of it', [block], '10.9.0.1', 0],
+    ['selected by a rule', [peers], '10.7.0.1', 1],
+    ['an address that was a node’s', [], '192.168.0.2', 1],
+    ["the node's own address", [], '192.168.0.1', 1],
+  ] as const) {
+    const compiler = new PolicyCompiler();
+    const before = compiler.compile(inputsOf(objectsOf(PODS, ...policies)));
+    const with_ = compiler.compile(inputsOf(objectsOf(PODS, ...policies, remote('new', ip))));
+    t.not(with_, before, name);
+    t.is(with_.generation - before.generation, grows, name);
+    const after = compiler.compile(inputsOf(objectsOf(PODS, ...policies)));
+    t.is(after.generation - with_.generation, grows, `${name}, and back`);
+  }
+});
+
+test('policies that a table cannot hold are refused; what comes after is as of a fresh compiler', (t) => {
+  const compiler = new PolicyCompiler(EMPTY_OBJECTS, 8);
+  const small = compiler.compile(inputsOf(objectsOf(PODS, np(ALL))));
+  const blocks = [1, 2, 3, 4, 5].map((i) =>
+    named(np(`${ALL}, ${from(`{ ipBlock: { cidr: 10.${i}.0.0/16 } }`)}`), `p${i}`),
+  );
+  const error = t.throws(() => compiler.compile(inputsOf(objectsOf(PODS, ...blocks))), {
+    instanceOf: PolicySizeError,
+    message:
+      /^policies tell \d+ kinds of pods from \d+ kinds of peers, more than .* stay in force$/,
+  });
+  t.is(error.code, 'ERR_POLICY_SIZE');
+  t.is(compiler.compile(inputsOf(objectsOf(PODS, np(ALL)))), small, 'the generation is the same');
 });
 
 test('equal priorities go by name', (t) => {

@@ -297,7 +297,10 @@ function decideByTier(
   for (const policy of tier) {
     if (!selects(objects, policy.subject, self.pod)) continue;
     for (const [at, rule] of policy[direction].entries()) {
-      const { action } = rule;
+      const isUnknown =
+        rule.peers.some(({ type }) => type === 'unknown') ||
+        rule.ports.some(({ unknown }) => unknown);
+      const action = rule.action === 'Pass' && isUnknown ? 'Deny' : rule.action;
       if (!rule.peers.some((it) => matchesClusterPeer(objects, it, action, peer))) continue;
       const isPort =
         rule.ports.length === 0 ||

@@ -190,8 +190,11 @@ function clusterRule({ action, peers, ports }: ClusterPolicyRule): Rule {
     }
   }
   const failsClosed = action !== 'Accept';
+  const isUnknown =
+    peers.some(({ type }) => type === 'unknown') || ports.some(({ unknown }) => unknown);
   return {
-    action,
+    // What it would have passed on, nobody knows.
+    action: action === 'Pass' && isUnknown ? 'Deny' : action,
     isAnyPeer: failsClosed && peers.some(({ type }) => type === 'unknown'),
     atoms: peers.flatMap((it) => clusterAtoms(it)),
     isAnyPort: ports.length === 0 || (failsClosed && ports.some(({ unknown }) => unknown)),

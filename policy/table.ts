@@ -31,7 +31,10 @@ export const BASE_OTHER = 3;
 
 /** Numbers and typed arrays only, so that it can be placed in shared memory. */
 export interface PolicyTable {
-  /** Grows when a verdict may have changed; flows decided under another one are decided again. */
+  /**
+   * Grows when a verdict may have changed; flows decided under another one are decided again. Two tables of
+   * one generation say the same, though other addresses stand in them.
+   */
   readonly generation: number;
   readonly addresses4: Uint32Array;
   readonly addresses6: Uint32Array;

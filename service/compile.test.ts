@@ -103,6 +103,19 @@ const cases: readonly [
   ['no slice at all', [serviceOf('web', [VIP])], INSIDE, ['no endpoint']],
   ['an unused port', one({}, ...TWO), `${VIP}:81`, ['unused port']],
   ['an unused protocol', one({}, ...TWO), `${VIP}:80/UDP`, ['unused port']],
+  ['a Service without ports', one({ ports: [] }), INSIDE, ['unused port']],
+  [
+    'a Service without ports, another proxy’s',
+    one({
+      ports: [],
+      metadata: {
+        ...serviceOf('web', [VIP]).metadata,
+        labels: { 'service.kubernetes.io/service-proxy-name': 'other' },
+      },
+    }),
+    INSIDE,
+    ['no frontend'],
+  ],
   ['an unallocated address', one({}, ...TWO), '10.96.3.4:80', ['unallocated']],
   ['an unallocated IPv6 address', one({}, ...TWO), '[fd00:96::7]:80', ['unallocated']],
   ['elsewhere', one({}, ...TWO), '10.97.0.1:80', ['no frontend']],
@@ -629,7 +642,7 @@ const anyService = fc
             targetPort: pick<number | string>(8080, 'http'),
             nodePort: pick(0, 80, 30080),
           }),
-          { minLength: 1, maxLength: 2, selector: (it) => it.name },
+          { minLength: 0, maxLength: 2, selector: (it) => it.name },
         ),
         selector: fc.option(labels),
         externalIPs: some(address(...VIPS, ...VIPS6), 1),
@@ -940,7 +953,9 @@ for (const [name, rest, to, hides] of hidden) {
   test(`source hidden: ${name}`, (t) => {
     const asker = askerOf(one(rest, ...TWO));
     const connection = connectionOf(to);
-    t.is(asker.lookup.hidesSource(asker.frontendOf(connection), connection.isInside), hides);
+    const frontend = asker.frontendOf(connection);
+    t.is(asker.lookup.hidesSource(frontend, connection.isInside), hides);
+    t.is(asker.lookup.isNodePort(frontend), name.startsWith('node port'));
   });
 }
 

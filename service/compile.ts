@@ -56,6 +56,7 @@ import {
   INSIDE_NOT_LOCAL,
   MEANS_LEFT_ALONE,
   MEANS_SERVICE,
+  NODE_PORT,
   ONLY_LOCAL,
   OUTSIDE_NOT_LOCAL,
   RESTRICTED,
@@ -134,6 +135,8 @@ interface Piece {
   readonly members: Uint32Array;
   readonly sources: Uint32Array;
   readonly leftAlone: readonly IpAddress[];
+  /** Addresses of a Service without ports: they have no rows. */
+  readonly portless: readonly IpAddress[];
   readonly healthCheck: HealthCheck | null;
   readonly problems: readonly string[];
 }
@@ -223,6 +226,15 @@ function claimsOf(
     claim(place.nodeAddresses, { ...external, port: port.nodePort, isNodePort: true });
   }
   return claims;
+}
+
+/** Where it would be reached if it had ports. */
+function addressesOf(service: Service, place: Place): readonly IpAddress[] {
+  const port: ServicePort = { name: '', protocol: 'TCP', port: 0, targetPort: 0, nodePort: 0 };
+  const families = new Set(service.clusterIPs.map(familyOf));
+  return [...families].flatMap((family) =>
+    claimsOf(service, port, family, place).map(({ address }) => address),
+  );
 }
 
 const isAllowed =
@@ -350,7 +362,8 @@ function writePort(
       (noneLocal && isLocalOutside ? OUTSIDE_NOT_LOCAL : 0) |
       (isLocalInside ? ONLY_LOCAL : 0) |
       (claim.isExternal && policy === 'Cluster' ? HIDES_SOURCE : 0) |
-      (claim.isRestricted ? RESTRICTED : 0);
+      (claim.isRestricted ? RESTRICTED : 0) |
+      (claim.isNodePort ? NODE_PORT : 0);
     row[FRONTEND_AFFINITY_S] =
       service.sessionAffinity === 'ClientIP' ? service.affinityTimeoutS : 0;
     row[FRONTEND_BACKENDS] = firstBackend;
@@ -389,6 +402,7 @@ function makePiece(
     members: Uint32Array.from(writer.members),
     sources: Uint32Array.from(writer.sources),
     leftAlone: served ? [] : service.clusterIPs,
+    portless: served && service.ports.length === 0 ? addressesOf(service, place) : [],
     healthCheck: served ? healthCheckOf(service, found, place) : null,
     problems: served ? outsideProblems(service, place) : [],
   };
@@ -411,6 +425,7 @@ const sayTheSame = (a: Piece, b: Piece): boolean =>
   sameWords(a.members, b.members) &&
   sameWords(a.sources, b.sources) &&
   sameItems(a.leftAlone, b.leftAlone) &&
+  sameItems(a.portless, b.portless) &&
   sameItems(a.problems, b.problems) &&
   a.healthCheck?.port === b.healthCheck?.port &&
   a.healthCheck?.localEndpoints === b.healthCheck?.localEndpoints;
@@ -557,8 +572,9 @@ function takenAddresses(
   pods: ObjectSet['pods'],
 ): ReadonlyMap<IpAddress, string> {
   const claimed = new Set<IpAddress>();
-  for (const { rows } of pieces) {
+  for (const { rows, portless } of pieces) {
     for (const { address, isNodePort } of rows) if (!isNodePort) claimed.add(address);
+    for (const address of portless) claimed.add(address);
   }
   const taken = new Map<IpAddress, string>();
   if (claimed.size === 0) return taken;
@@ -633,23 +649,24 @@ function claimFrontends(
   taken: ReadonlyMap<IpAddress, string>,
 ): Claims {
   let rowCount = 0;
-  let leftAloneCount = 0;
+  let otherCount = 0;
   for (const piece of pieces) {
     rowCount += piece.rows.length;
-    leftAloneCount += piece.leftAlone.length;
+    otherCount += piece.leftAlone.length + piece.portless.length;
   }
   const nodesByAddress = new Map<IpAddress, string>();
   for (const address of place.nodeAddresses) nodesByAddress.set(address, `Node ${place.nodeName}`);
   for (const node of nodes.values()) {
     for (const address of node.addresses) nodesByAddress.set(address, describeObject(node));
   }
-  const addressTable = new AddressTable(
-    nodesByAddress.size + taken.size + leftAloneCount + rowCount,
-  );
+  const addressTable = new AddressTable(nodesByAddress.size + taken.size + otherCount + rowCount);
   for (const address of nodesByAddress.keys()) addressTable.add(address, MEANS_LEFT_ALONE);
   for (const address of taken.keys()) addressTable.add(address, MEANS_LEFT_ALONE);
   for (const { leftAlone } of pieces) {
     for (const address of leftAlone) addressTable.add(address, MEANS_LEFT_ALONE);
+  }
+  for (const { portless } of pieces) {
+    for (const address of portless) addressTable.add(address, MEANS_SERVICE);
   }
 
   const frontends = new FrontendSlots(rowCount);

@@ -54,6 +54,8 @@ export const ONLY_LOCAL = 4;
 export const HIDES_SOURCE = 8;
 /** Clients outside must be in one of its source ranges. */
 export const RESTRICTED = 16;
+/** A port that every node of the cluster serves. */
+export const NODE_PORT = 32;
 
 /** Of FRONTEND_KEY, and all that is told of a known address's family. */
 export const FAMILY6 = 1 << 24;
@@ -148,6 +150,8 @@ export interface ServiceLookup {
    * port, external or load-balancer address) under externalTrafficPolicy Cluster.
    */
   readonly hidesSource: (frontend: number, isInside: boolean) => boolean;
+  /** Other nodes serve it at their addresses too. */
+  readonly isNodePort: (frontend: number) => boolean;
 }
 
 /** @param view the arena that the addresses stand in */
@@ -301,10 +305,14 @@ export function createServiceLookup(view: DataView): ServiceLookup {
     );
   }
 
+  function isNodePort(frontend: number): boolean {
+    return (frontends[frontend * FRONTEND_WORDS + FRONTEND_FLAGS]! & NODE_PORT) !== 0;
+  }
+
   function openTable(table: ServiceTable): void {
     ({ backends, frontends, members, sources, networks } = table);
     ({ frontendSlots, addresses, addressSlots } = table);
   }
 
-  return { install: openTable, frontendOf, pick, usable, affinityS, hidesSource };
+  return { install: openTable, frontendOf, pick, usable, affinityS, hidesSource, isNodePort };
 }

@@ -44,3 +44,17 @@ export const NETNS_PATH = /^(?:\/(?!\.{1,2}(?:\/|$))[\w.+:@-]{1,255}){1,16}$/;
 export const LABEL_KEY =
   /^(?:(?=[^/]{1,253}\/)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$/;
 export const LABEL_VALUE = /^(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$/;
+
+/** Names of container ports (RFC 6335 section 5.1), and protocols that have ports. */
+export const PORT_NAME = /^(?=.{1,15}$)(?=[-0-9]*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*$/;
+export const PORT_PROTOCOLS = ['TCP', 'UDP', 'SCTP'] as const;
+
+/** A port of a container that policies and Services may speak of by its name. */
+export interface NamedContainerPort {
+  readonly name: string;
+  /** 1..65535 */
+  readonly containerPort: number;
+  readonly protocol: (typeof PORT_PROTOCOLS)[number];
+}
+/** More than any pod has; what is stored stays small. */
+export const NAMED_PORTS_MAX = 256;

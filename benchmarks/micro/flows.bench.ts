@@ -22,6 +22,7 @@ function setUp(pod: string, remote: string, maxFlows: number) {
       usable: () => -1,
       affinityS: () => 0,
       hidesSource: () => false,
+      isNodePort: () => false,
     },
     rejects: { reject: () => undefined },
     loose: false,

@@ -36,6 +36,8 @@ interface Family {
   readonly remote: string;
   readonly node: string;
   readonly host: string;
+  /** Another node, in the underlay. */
+  readonly peer: string;
   readonly vip: string;
   readonly outside: string;
 }
@@ -47,6 +49,7 @@ const FAMILIES: readonly Family[] = [
     remote: '10.244.2.2',
     node: '10.244.1.0',
     host: '192.0.2.2',
+    peer: '192.0.2.3',
     vip: '10.96.0.10',
     outside: '198.51.100.7',
   },
@@ -56,6 +59,7 @@ const FAMILIES: readonly Family[] = [
     remote: 'fd00:2::2',
     node: 'fd00:1::',
     host: '2001:db8::2',
+    peer: '2001:db8::3',
     vip: 'fd96::a',
     outside: '2001:db8:ffff::7',
   },
@@ -67,6 +71,7 @@ interface Frontend {
   affinityS?: number;
   hides?: boolean;
   local?: boolean;
+  isNodePort?: boolean;
 }
 
 /** One node's decisions, without the ways in and out. */
@@ -131,6 +136,7 @@ class Decider {
       },
       affinityS: (frontend) => [...this.frontends.values()][frontend]!.affinityS ?? 0,
       hidesSource: (frontend) => [...this.frontends.values()][frontend]!.hides ?? false,
+      isNodePort: (frontend) => [...this.frontends.values()][frontend]!.isNodePort ?? false,
     };
     this.#table = table;
     table.setNow(1000);
@@ -163,8 +169,11 @@ class Decider {
         words[i * BACKEND_WORDS + w] = bytes.readUInt32BE(w * 4);
       words[i * BACKEND_WORDS + 4] = all.find((it) => it.address === address)?.port ?? 0;
     });
+    const plain = stateOf(a, parseAddress('192.0.2.3'));
+    const addresses = FAMILIES.map(({ peer }) => parseAddress(peer));
     const state = {
-      ...stateOf(a, parseAddress('192.0.2.3')),
+      ...plain,
+      peers: plain.peers.map((it) => ({ ...it, addresses })),
       pods: FAMILIES.flatMap((it) => [parseAddress(it.pod), parseAddress(it.other)]),
       nodeAddresses: FAMILIES.map((it) => parseAddress(it.host)),
       policyReady,
@@ -310,6 +319,37 @@ for (const f of FAMILIES) {
       t.is(ends(sent), `${f.pod}:40000 > ${f.remote}:8080`);
       const back = whole(t, it.take(answerTo(sent, protocol), 'peer'));
       t.is(ends(back), `${f.vip}:80 > ${f.pod}:40000`);
+    });
+
+    test(`${version}: another node's node port is served where the pod is: ${protocol}`, (t) => {
+      using it = new Decider();
+      it.frontends.set(`${f.host} 30080`, {
+        backends: [f.remote],
+        port: 8080,
+        hides: false,
+        isNodePort: true,
+      });
+      it.frontends.set(`${f.host} 443`, { backends: [f.remote], port: 8443 });
+      it.publish();
+      const packet = first(f.peer, 30080);
+      const sent = whole(t, it.take(packet));
+      t.is(ends(sent), `${f.pod}:40000 > ${f.remote}:8080`);
+      const back = whole(t, it.take(answerTo(sent, protocol), 'peer'));
+      t.is(ends(back), `${f.peer}:30080 > ${f.pod}:40000`);
+      it.publish();
+      t.is(ends(whole(t, it.take(packet))), ends(sent), 'and is after Services have changed');
+      for (const [name, other] of [
+        ['what is no node port', first(f.peer, 443)],
+        ['what nobody serves', first(f.peer, 22)],
+        ['an address of no node', first(f.outside, 30080)],
+      ] as const) {
+        t.deepEqual(it.take(other), other, name);
+      }
+      const fromNode = first(f.peer, 30080, 40000, f.host);
+      t.deepEqual(it.take(fromNode), fromNode, "the node's own reach the other node as it is");
+      it.frontends.get(`${f.host} 30080`)!.backends = [];
+      it.publish();
+      if (protocol === 'udp') t.is(it.take(packet), 'noEndpoints', 'decided again');
     });
 
     test(`${version}: checksums left to a device stay the pseudo-header's: ${protocol}`, (t) => {

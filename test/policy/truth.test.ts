@@ -4,8 +4,9 @@
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
-import { poll } from '../../linux/program.ts';
+import { type Running, poll } from '../../linux/program.ts';
 import { parseObjects } from '../../objects/parse.ts';
 import { objectSetOf } from '../../objects/set.ts';
 import { referenceVerdict } from '../../policy/reference.ts';
@@ -31,6 +32,7 @@ let lab: Lab;
 let directories: readonly string[];
 let members: readonly Member[];
 let nodes: readonly [LabNode, LabNode];
+let daemons: Running[];
 
 test.before(async () => {
   lab = await createLab({ nodes: 2, prefix: `${labPrefix()}tr` });
@@ -40,7 +42,9 @@ test.before(async () => {
     await mkdir(directory);
     await writeFile(join(directory, 'all.yaml'), NAMESPACES);
   }
-  await Promise.all(nodes.map((node, i) => node.startDaemon([`--objects=${directories[i]!}`])));
+  daemons = await Promise.all(
+    nodes.map((node, i) => node.startDaemon([`--objects=${directories[i]!}`])),
+  );
   for (const node of nodes) {
     await peersKnown(node);
     await node.installPlugin();
@@ -169,3 +173,47 @@ test.serial('a pod reaches itself, and its node reaches it, whatever policy says
     t.is(await other.ask(question), 'nothing', 'another node');
   }
 });
+
+test.serial(
+  'a policy of a Terminating namespace outlives its deletion, a restart, and the Namespace',
+  async (t) => {
+    const [a, b] = members;
+    const [node] = nodes;
+    const pods = members.map(manifestOf).join('');
+    const policy = SETS.find(([it]) => it.startsWith('ingress: []'))![1];
+    const terminating = NAMESPACES.replace(
+      'name: x,',
+      'name: x, deletionTimestamp: "2026-01-01T00:00:00Z",',
+    );
+    t.not(terminating, NAMESPACES);
+    const path = join(directories[0]!, 'all.yaml');
+    const question = {
+      protocol: 'TCP',
+      address: a!.pod.addresses[0]!,
+      port: 80,
+      timeoutMs: SILENCE_MS,
+    } as const;
+    const comes = (pattern: RegExp, why: string) =>
+      poll(
+        async () => (pattern.test(await b!.prober.ask(question)) ? true : undefined),
+        within(15_000),
+      ).then(
+        () => t.pass(),
+        () => t.fail(why),
+      );
+    await writeFile(path, terminating + pods + policy);
+    await comes(/^nothing$/, 'the policy denies');
+    await writeFile(path, terminating + pods);
+    await sleep(1500);
+    await comes(/^nothing$/, 'it is deleted');
+    await daemons[0]!.stop();
+    daemons[0] = await node.startDaemon([`--objects=${directories[0]!}`]);
+    await peersKnown(node);
+    await comes(/^nothing$/, 'the daemon is another');
+    await writeFile(path, NAMESPACES.split('---')[1]! + pods);
+    await sleep(1500);
+    t.is(await b!.prober.ask(question), 'nothing', 'the Namespace is gone');
+    await writeFile(path, NAMESPACES + pods);
+    await comes(/^80 /, 'a Namespace that is Active');
+  },
+);

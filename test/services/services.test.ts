@@ -191,6 +191,10 @@ for (const family of [4, 6] as const) {
           if (node === nodes[0]) {
             await comes(t, onNode, address, 30080, /^8080 /, protocol);
             await comes(t, client, address, 30080, /^8080 /, protocol);
+          } else {
+            // Served on its own node: seen as it is, which it would not be from the underlay.
+            const seen = new RegExp(`^8080 ${addressOf('a', family).replaceAll('.', '\\.')} w`);
+            await comes(t, client, address, 30080, seen, protocol);
           }
         }
       }
