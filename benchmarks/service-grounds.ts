@@ -25,8 +25,11 @@ export const CONNECT = join(import.meta.dirname, '../test/lab/traffic/tcp-connec
 const IDLE_TICKS = 4;
 const QUIET_SECONDS = 2;
 
-/** Which of iptables' programs: those that write nf_tables, or the ones before. */
-export const FLAVOURS = ['nft', 'legacy'] as const;
+/**
+ * Which of iptables' programs: the ones before nf_tables, or those that write it. The latter take some
+ * minutes to add the large set, since every chain is looked for among all.
+ */
+export const FLAVOURS = ['legacy', 'nft'] as const;
 export type Flavour = (typeof FLAVOURS)[number];
 
 export interface Ground extends AsyncDisposable {
@@ -183,7 +186,6 @@ export class KernelGround implements Ground {
   /** By name, as they shall be. */
   #waiting = new Map<string, PolicyObject>();
   #written: Promise<void> | null = null;
-  #restores = 0;
 
   private constructor(lab: Lab, flavour: Flavour, prober: Prober) {
     this.#lab = lab;
@@ -199,11 +201,6 @@ export class KernelGround implements Ground {
     const ground = new KernelGround(lab, flavour, await populate(lab));
     opening.move();
     return ground;
-  }
-
-  /** How often changes have been written; several at once count once. */
-  get restores(): number {
-    return this.#restores;
   }
 
   async clear(): Promise<void> {
@@ -232,7 +229,6 @@ export class KernelGround implements Ground {
       if (this.#written === null) {
         const text = changedPolicies([...this.#waiting.values()]);
         this.#waiting = new Map();
-        this.#restores++;
         this.#written = this.#onNodes((node) => this.#restore(node, text, '--noflush')).finally(
           () => (this.#written = null),
         );

@@ -7,13 +7,14 @@
  *   connect   TCP connections to a Service, one after the other, microseconds
  *   bulk      TCP to the server's address for a second, Gb/s
  *   change    from a written policy to its effect on packets of the other node, milliseconds
- *   rate      the same while policies change all the time, and a stream of datagrams: how many were lost
+ *   rate      with `--rate N`: the same while N other policies change each second, and of a stream of numbered
+ *             datagrams the lost ones, in thousandths; beside it, both while nothing else changes
  */
 import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { poll } from '../linux/program.ts';
 import { bulkTcp } from '../test/lab/traffic/traffic.ts';
-import { changeMs } from './changes.ts';
+import { changeMs, underRate } from './changes.ts';
 import { newTable } from './report.ts';
 import {
   CONNECT,
@@ -23,12 +24,15 @@ import {
   KernelGround,
   WeftGround,
 } from './service-grounds.ts';
-import { LARGE, SMALL, type Sizes, VIP, gate, objectsOf } from './service-objects.ts';
+import { CHURN, LARGE, SMALL, type Sizes, VIP, churn, gate, objectsOf } from './service-objects.ts';
+import type { PolicyObject } from './service-objects.ts';
 
 const USAGE = `npm run bench:services -- [options]
   --rounds N          of small, large, large, small; 3 unless given
   --connects N        connections in each; 2000 unless given
   --changes N         of one policy, for each size; 40 unless given
+  --rate N            policies changed a second, for --seconds, with each set; none unless given
+  --seconds N         10 unless given
   --iptables FLAVOUR  ${FLAVOURS.join(' or ')}; ${FLAVOURS[0]} unless given
   --json FILE         all results`;
 
@@ -39,7 +43,12 @@ type SetName = keyof typeof SETS;
 
 const percentile = (values: readonly number[], share: number): number =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length * share)] ?? Number.NaN;
-const median = (values: readonly number[]): number => percentile(values, 0.5);
+/** Of an even number, the mean of the two in the middle. */
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const [low, high] = [sorted[(sorted.length - 1) >> 1], sorted[sorted.length >> 1]];
+  return low === undefined || high === undefined ? Number.NaN : (low + high) / 2;
+}
 
 class Results {
   readonly #all: Record<string, number[]> = {};
@@ -73,12 +82,16 @@ const answers = (ground: Ground, sizes: Sizes) => async (): Promise<true | undef
 };
 
 /** @returns milliseconds until a Service that only this set has answers */
-async function load(ground: Ground, sizes: Sizes): Promise<number> {
+async function load(
+  ground: Ground,
+  sizes: Sizes,
+  policies: readonly PolicyObject[] = [],
+): Promise<number> {
   await ground.clear();
   await ground.settled();
   const objects = objectsOf(sizes, ground.server.address4!);
   const begin = performance.now();
-  await ground.load(objects, [gate(false)]);
+  await ground.load(objects, [gate(false), ...policies]);
   await poll(answers(ground, sizes), AbortSignal.timeout(LOADED_MS), 5);
   const ms = performance.now() - begin;
   await ground.settled();
@@ -103,6 +116,9 @@ interface Options {
   readonly rounds: number;
   readonly connects: number;
   readonly changes: number;
+  /** A second; 0: not measured. */
+  readonly rate: number;
+  readonly seconds: number;
   readonly flavour: Flavour;
   readonly json: string | undefined;
 }
@@ -117,13 +133,15 @@ function parseOptions(argv: readonly string[]): Options | 'help' {
       rounds: { type: 'string', default: '3' },
       connects: { type: 'string', default: '2000' },
       changes: { type: 'string', default: '40' },
+      rate: { type: 'string', default: '0' },
+      seconds: { type: 'string', default: '10' },
       iptables: { type: 'string', default: FLAVOURS[0] },
     },
   });
   if (values.help) return 'help';
   const flavour = FLAVOURS.find((it) => it === values.iptables);
   if (flavour === undefined) throw new Error(`--iptables is one of ${FLAVOURS.join(', ')}`);
-  const count = (name: 'rounds' | 'connects' | 'changes'): number => {
+  const count = (name: 'rounds' | 'connects' | 'changes' | 'rate' | 'seconds'): number => {
     const value = Number(values[name]);
     if (!Number.isSafeInteger(value) || value < 0) throw new Error(`--${name} is a number`);
     return value;
@@ -132,9 +150,38 @@ function parseOptions(argv: readonly string[]): Options | 'help' {
     rounds: count('rounds'),
     connects: count('connects'),
     changes: count('changes'),
+    rate: count('rate'),
+    seconds: count('seconds'),
     flavour,
     json: values.json,
   };
+}
+
+/** With each set: while nothing else changes, and while other policies do. */
+async function measureRate(
+  grounds: readonly Ground[],
+  { rate, seconds }: Options,
+  results: Results,
+): Promise<void> {
+  const others = Array.from({ length: CHURN }, (_, i) => churn(i, i));
+  for (const name of ['small', 'large'] as const) {
+    for (const ground of grounds) await load(ground, SETS[name], others);
+    for (const perSecond of [0, rate]) {
+      for (const ground of grounds) {
+        const {
+          changeMs: times,
+          changesPerSecond,
+          stream,
+        } = await underRate(ground, perSecond, seconds);
+        const prefix = `${ground.name}.rate${perSecond}.${name}`;
+        for (const ms of times) results.note(`${prefix}.change`, ms);
+        results.note(`${prefix}.written`, changesPerSecond);
+        results.note(`${prefix}.lost`, (stream.lost / stream.sent) * 1000);
+        results.note(`${prefix}.longestGap`, stream.longestGap);
+        await ground.settled();
+      }
+    }
+  }
 }
 
 async function main(options: Options): Promise<void> {
@@ -170,6 +217,7 @@ async function main(options: Options): Promise<void> {
       }
     }
   }
+  if (options.rate > 0) await measureRate(grounds, options, results);
   for (let round = 0; round < options.rounds; round++) {
     for (const [name, flags] of thereAndBack([
       ['tracked', []],
