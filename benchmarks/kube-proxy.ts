@@ -6,7 +6,8 @@
  *             POSTROUTING        -> KUBE-POSTROUTING, MASQUERADE where KUBE-MARK-MASQ left its mark
  *     filter  FORWARD            -> KUBE-FORWARD; new connections -> KUBE-SERVICES, Services without endpoints
  *
- * Above a thousand endpoints it leaves the comments of single endpoints out, and so does this.
+ * Above a thousand endpoints it leaves the comments of single endpoints out, and so does this. Chains that are
+ * empty without such Services (external ones, the firewall's) are left out.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -31,29 +32,34 @@ export function hashName(text: string): string {
   return name;
 }
 
-const FILTER = [
-  ':KUBE-SERVICES - [0:0]',
-  ':KUBE-FORWARD - [0:0]',
+/** Rules of the kernel's own chains; they are added once. */
+const FILTER_JUMPS = [
   '-A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD',
   '-A FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
   '-A OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
+];
+const FILTER_CHAINS = [':KUBE-SERVICES - [0:0]', ':KUBE-FORWARD - [0:0]'];
+const FILTER_RULES = [
   '-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP',
   '-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT',
   '-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT',
 ];
-const JUMPS = [
+const NAT_JUMPS = [
   '-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
   '-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
   '-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING',
+];
+const NAT_CHAINS = [
+  ':KUBE-SERVICES - [0:0]',
+  ':KUBE-NODEPORTS - [0:0]',
+  ':KUBE-MARK-MASQ - [0:0]',
+  ':KUBE-POSTROUTING - [0:0]',
+];
+const NAT_RULES = [
   '-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000',
   '-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN',
   '-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000',
   '-A KUBE-POSTROUTING -j MASQUERADE --random-fully',
-];
-const NAT_CHAINS = [
-  ':KUBE-SERVICES - [0:0]',
-  ':KUBE-MARK-MASQ - [0:0]',
-  ':KUBE-POSTROUTING - [0:0]',
 ];
 
 interface Served {
@@ -61,8 +67,16 @@ interface Served {
   readonly addresses: readonly string[];
 }
 
-/** @returns text for iptables-restore, to be loaded into tables without rules */
-export function kubeProxyRules(objects: readonly ClusterObject[]): string {
+/**
+ * All rules, for tables without any; or those of a partial sync after a change of some Services: their chains,
+ * and KUBE-SERVICES of both tables as a whole.
+ * @param changed  names of Services
+ * @returns text for iptables-restore
+ */
+export function kubeProxyRules(
+  objects: readonly ClusterObject[],
+  changed?: ReadonlySet<string>,
+): string {
   const slices = new Map<string, SliceObject>();
   for (const it of objects) {
     if (it.kind !== 'EndpointSlice') continue;
@@ -76,7 +90,7 @@ export function kubeProxyRules(objects: readonly ClusterObject[]): string {
   }
   const count = served.reduce((sum, it) => sum + it.addresses.length, 0);
   const isCommented = count <= LARGE_CLUSTER_ENDPOINTS;
-  const filter = [...FILTER];
+  const refusals: string[] = [];
   const chains = [...NAT_CHAINS];
   const portals: string[] = [];
   const rules: string[] = [];
@@ -87,16 +101,17 @@ export function kubeProxyRules(objects: readonly ClusterObject[]): string {
       const full = `${namespace}/${name}`;
       const match = `-m tcp -p tcp -d ${address}/32 --dport ${port}`;
       if (addresses.length === 0) {
-        filter.push(
+        refusals.push(
           `-A KUBE-SERVICES -m comment --comment "${full} has no endpoints" ${match} -j REJECT`,
         );
         continue;
       }
       const chain = `KUBE-SVC-${hashName(`${full}tcp`)}`;
-      chains.push(`:${chain} - [0:0]`);
       portals.push(
         `-A KUBE-SERVICES -m comment --comment "${full} cluster IP" ${match} -j ${chain}`,
       );
+      if (changed?.has(name) === false) continue;
+      chains.push(`:${chain} - [0:0]`);
       const comment = (text: string): string =>
         isCommented ? `-m comment --comment "${text}" ` : '';
       rules.push(
@@ -117,16 +132,20 @@ export function kubeProxyRules(objects: readonly ClusterObject[]): string {
       }
     }
   }
+  const isFirst = changed === undefined;
   return [
     '*filter',
-    ...filter,
+    ...FILTER_CHAINS,
+    ...(isFirst ? FILTER_JUMPS : []),
+    ...refusals,
+    ...FILTER_RULES,
     'COMMIT',
     '*nat',
     ...chains,
-    ...JUMPS,
+    ...(isFirst ? NAT_JUMPS : []),
     ...portals,
-    // The last rule: what a node port is for. There is none here.
-    '-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j RETURN',
+    '-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS',
+    ...NAT_RULES,
     ...rules,
     'COMMIT',
     '',

@@ -17,7 +17,13 @@ import { type Lab, type LabNode, type LabPod, createLab } from '../test/lab/lab.
 import { Prober } from '../test/lab/prober.ts';
 import { kubeProxyRules } from './kube-proxy.ts';
 import { type LocalPod, changedPolicies, policyRules, policySets } from './policy-agent.ts';
-import { type ClusterObject, PORT, PROBE_PORT, type PolicyObject } from './service-objects.ts';
+import {
+  type ClusterObject,
+  PORT,
+  PROBE_PORT,
+  type PolicyObject,
+  switched,
+} from './service-objects.ts';
 
 export const CONNECT = join(import.meta.dirname, '../test/lab/traffic/tcp-connect.ts');
 
@@ -40,10 +46,18 @@ export interface Ground extends AsyncDisposable {
   readonly prober: Prober;
   /** No Services, no policies. */
   clear(): Promise<void>;
-  /** After `clear`. `policies` are those that change later, one by one. */
-  load(objects: readonly ClusterObject[], policies: readonly PolicyObject[]): Promise<void>;
+  /**
+   * Makes what is to be written: files, or rules. `policies` are those that change later, one by one.
+   * @returns what writes it, after `clear`
+   */
+  prepare(
+    objects: readonly ClusterObject[],
+    policies: readonly PolicyObject[],
+  ): () => Promise<void>;
   /** One of the policies is another now. @returns when it is written; with Weft, it is not in effect then */
   change(policy: PolicyObject): Promise<void>;
+  /** The Service `switch` has an endpoint now, or none. @returns as `change` does */
+  turn(isOn: boolean): Promise<void>;
   /** Until there is nothing to do: what was written is read, and the garbage of it gone. */
   settled(): Promise<void>;
 }
@@ -102,26 +116,36 @@ export class WeftGround implements Ground {
 
   async clear(): Promise<void> {
     for (const node of this.#lab.nodes) {
-      for (const name of ['set', ...this.#policies]) {
+      for (const name of ['set', 'switch', ...this.#policies]) {
         await rm(join(objectsOf(node), `${name}.json`), { force: true });
       }
     }
     this.#policies.clear();
   }
 
-  async load(objects: readonly ClusterObject[], policies: readonly PolicyObject[]): Promise<void> {
-    await this.#write('set', objects);
-    for (const policy of policies) await this.change(policy);
+  prepare(
+    objects: readonly ClusterObject[],
+    policies: readonly PolicyObject[],
+  ): () => Promise<void> {
+    const text = listOf(objects);
+    return async () => {
+      await this.#write('set', text);
+      await this.turn(false);
+      for (const policy of policies) await this.change(policy);
+    };
   }
 
   async change(policy: PolicyObject): Promise<void> {
     const { name } = policy.metadata;
     this.#policies.add(name);
-    await this.#write(name, [policy]);
+    await this.#write(name, listOf([policy]));
   }
 
-  async #write(name: string, items: readonly ClusterObject[]): Promise<void> {
-    const text = JSON.stringify({ apiVersion: 'v1', kind: 'List', items });
+  async turn(isOn: boolean): Promise<void> {
+    await this.#write('switch', listOf(switched(isOn, this.server.address4!)));
+  }
+
+  async #write(name: string, text: string): Promise<void> {
     for (const node of this.#lab.nodes) {
       const directory = objectsOf(node);
       await writeFile(join(directory, `.${name}`), text);
@@ -159,6 +183,9 @@ export class WeftGround implements Ground {
   }
 }
 
+const listOf = (items: readonly ClusterObject[]): string =>
+  JSON.stringify({ apiVersion: 'v1', kind: 'List', items });
+
 const objectsOf = (node: LabNode): string => join(node.directory, 'objects');
 
 const startDaemons = (lab: Lab, flags: readonly string[]): Promise<readonly Running[]> =>
@@ -186,6 +213,8 @@ export class KernelGround implements Ground {
   /** By name, as they shall be. */
   #waiting = new Map<string, PolicyObject>();
   #written: Promise<void> | null = null;
+  /** Rules of the switch without its endpoint, and with it. */
+  #turns: readonly string[] = [];
 
   private constructor(lab: Lab, flavour: Flavour, prober: Prober) {
     this.#lab = lab;
@@ -210,16 +239,32 @@ export class KernelGround implements Ground {
     });
   }
 
-  async load(objects: readonly ClusterObject[], policies: readonly PolicyObject[]): Promise<void> {
+  prepare(
+    objects: readonly ClusterObject[],
+    policies: readonly PolicyObject[],
+  ): () => Promise<void> {
+    const withSwitch = (isOn: boolean): readonly ClusterObject[] => [
+      ...objects,
+      ...switched(isOn, this.server.address4!),
+    ];
+    const changed = new Set(['switch']);
+    this.#turns = [false, true].map((isOn) => kubeProxyRules(withSwitch(isOn), changed));
+    const services = kubeProxyRules(withSwitch(false));
     const all = [...objects, ...policies];
     const pods = this.#lab.nodes.flatMap(localPods);
-    const services = kubeProxyRules(all);
-    await this.#onNodes(async (node) => {
-      const local = localPods(node);
-      await node.run(['ipset', 'restore'], { input: policySets(all, local, pods) });
-      await this.#restore(node, policyRules(all, local), '--noflush');
-      await this.#restore(node, services, '--noflush');
-    });
+    const texts = new Map(
+      this.#lab.nodes.map((node) => {
+        const local = localPods(node);
+        return [node, [policySets(all, local, pods), policyRules(all, local)] as const];
+      }),
+    );
+    return () =>
+      this.#onNodes(async (node) => {
+        const [sets, rules] = texts.get(node)!;
+        await node.run(['ipset', 'restore'], { input: sets });
+        await this.#restore(node, rules, '--noflush');
+        await this.#restore(node, services, '--noflush');
+      });
   }
 
   /** What comes while rules are being written is written at once afterwards, all of it together. */
@@ -235,6 +280,10 @@ export class KernelGround implements Ground {
       }
       await this.#written;
     }
+  }
+
+  async turn(isOn: boolean): Promise<void> {
+    await this.#onNodes((node) => this.#restore(node, this.#turns[Number(isOn)]!, '--noflush'));
   }
 
   async settled(): Promise<void> {

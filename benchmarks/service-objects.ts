@@ -2,6 +2,8 @@
 
 /** Of the Service that the client asks. */
 export const VIP = '10.96.255.10';
+/** Of a Service that has an endpoint now and then. */
+export const SWITCH_VIP = '10.96.255.11';
 export const POD_NETWORK = '10.244.0.0/16';
 /** The server's ports. */
 export const PORT = 9000;
@@ -220,3 +222,9 @@ export const churn = (i: number, turn: number): PolicyObject =>
       },
     ],
   });
+
+/** A Service that has the server as its endpoint, or none. */
+export const switched = (isOn: boolean, serverAddress: string): readonly ClusterObject[] => [
+  service('switch', SWITCH_VIP, PORT),
+  slice('switch', isOn ? [serverAddress] : [], PORT),
+];

@@ -7,6 +7,7 @@
  *   connect   TCP connections to a Service, one after the other, microseconds
  *   bulk      TCP to the server's address for a second, Gb/s
  *   change    from a written policy to its effect on packets of the other node, milliseconds
+ *   turn      the same for the only endpoint of a Service
  *   rate      with `--rate N`: the same while N other policies change each second, and of a stream of numbered
  *             datagrams the lost ones, in thousandths; beside it, both while nothing else changes
  */
@@ -14,7 +15,7 @@ import { writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { poll } from '../linux/program.ts';
 import { bulkTcp } from '../test/lab/traffic/traffic.ts';
-import { changeMs, underRate } from './changes.ts';
+import { changeMs, turnMs, underRate } from './changes.ts';
 import { newTable } from './report.ts';
 import {
   CONNECT,
@@ -30,7 +31,7 @@ import type { PolicyObject } from './service-objects.ts';
 const USAGE = `npm run bench:services -- [options]
   --rounds N          of small, large, large, small; 3 unless given
   --connects N        connections in each; 2000 unless given
-  --changes N         of one policy, for each size; 40 unless given
+  --changes N         of one policy, and of one Service, for each size; 40 unless given
   --rate N            policies changed a second, for --seconds, with each set; none unless given
   --seconds N         10 unless given
   --iptables FLAVOUR  ${FLAVOURS.join(' or ')}; ${FLAVOURS[0]} unless given
@@ -62,6 +63,29 @@ class Results {
     return (median(this.#all[a] ?? []) / median(this.#all[b] ?? [])).toFixed(3);
   }
 
+  /** Of all measures that both have, with both sets. */
+  comparisons(): readonly string[] {
+    const lines: string[] = [];
+    for (const name of Object.keys(this.#all)) {
+      const measure = /^weft\.(.*)\bsmall\b(.*)$/.exec(name)?.slice(1);
+      if (measure === undefined) continue;
+      const of = (ground: string, set: SetName): string => `${ground}.${measure.join(set)}`;
+      const kernel = [of('kernel', 'small'), of('kernel', 'large')] as const;
+      const weft = [of('weft', 'small'), of('weft', 'large')] as const;
+      if (![...kernel, ...weft].every((it) => it in this.#all)) continue;
+      lines.push(
+        `${measure.join('').replaceAll(/\.+/g, ' ').trim()}: large of small, ` +
+          `weft ${this.ratio(weft[1], weft[0])}, kernel ${this.ratio(kernel[1], kernel[0])}; ` +
+          `weft of kernel, small ${this.ratio(weft[0], kernel[0])}, large ${this.ratio(weft[1], kernel[1])}`,
+      );
+    }
+    if ('weft.bulk.untracked' in this.#all) {
+      const ratio = this.ratio('weft.bulk.tracked', 'weft.bulk.untracked');
+      lines.push(`bulk: tracked of untracked ${ratio}`);
+    }
+    return lines;
+  }
+
   toString(): string {
     const table = newTable(['', 'median', 'p99', 'runs']);
     for (const [name, values] of Object.entries(this.#all)) {
@@ -90,8 +114,9 @@ async function load(
   await ground.clear();
   await ground.settled();
   const objects = objectsOf(sizes, ground.server.address4!);
+  const write = ground.prepare(objects, [gate(false), ...policies]);
   const begin = performance.now();
-  await ground.load(objects, [gate(false), ...policies]);
+  await write();
   await poll(answers(ground, sizes), AbortSignal.timeout(LOADED_MS), 5);
   const ms = performance.now() - begin;
   await ground.settled();
@@ -175,7 +200,7 @@ async function measureRate(
         } = await underRate(ground, perSecond, seconds);
         const prefix = `${ground.name}.rate${perSecond}.${name}`;
         for (const ms of times) results.note(`${prefix}.change`, ms);
-        results.note(`${prefix}.written`, changesPerSecond);
+        if (perSecond > 0) results.note(`${prefix}.written`, changesPerSecond);
         results.note(`${prefix}.lost`, (stream.lost / stream.sent) * 1000);
         results.note(`${prefix}.longestGap`, stream.longestGap);
         await ground.settled();
@@ -211,9 +236,17 @@ async function main(options: Options): Promise<void> {
   }
   for (const name of ['small', 'large'] as const) {
     await loadAll(name);
-    for (let i = 0; i < options.changes; i++) {
-      for (const ground of grounds) {
-        results.note(`${ground.name}.change.${name}`, await changeMs(ground, i % 2 === 0));
+    for (const [measure, take] of [
+      ['change', changeMs],
+      ['turn', turnMs],
+    ] as const) {
+      for (const ground of thereAndBack(grounds)) {
+        await Promise.all(grounds.map((it) => it.settled()));
+        for (let i = 0; i < options.changes / 2; i++) {
+          results.note(`${ground.name}.${measure}.${name}`, await take(ground, i % 2 === 0));
+        }
+        // The next one's first change is one, too.
+        if (Math.ceil(options.changes / 2) % 2 === 1) await take(ground, false);
       }
     }
   }
@@ -233,18 +266,7 @@ async function main(options: Options): Promise<void> {
   }
   console.log(`iptables-${options.flavour}`);
   console.log(`${results}`);
-  for (const measure of ['connect.%.p50', 'connect.%.p99', 'bulk.%', 'load.%', 'change.%']) {
-    const [small, large] = [measure.replace('%', 'small'), measure.replace('%', 'large')];
-    const r = (a: string, b: string): string => results.ratio(a, b);
-    console.log(
-      `${measure.replace('.%', '')}: large of small, weft ${r(`weft.${large}`, `weft.${small}`)}, ` +
-        `kernel ${r(`kernel.${large}`, `kernel.${small}`)}; weft of kernel, ` +
-        `small ${r(`weft.${small}`, `kernel.${small}`)}, large ${r(`weft.${large}`, `kernel.${large}`)}`,
-    );
-  }
-  console.log(
-    `bulk, tracked of untracked: ${results.ratio('weft.bulk.tracked', 'weft.bulk.untracked')}`,
-  );
+  for (const line of results.comparisons()) console.log(line);
   if (options.json !== undefined) await writeFile(options.json, JSON.stringify(results, null, 2));
 }
 
