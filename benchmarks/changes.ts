@@ -33,15 +33,16 @@ const askSwitch =
 
 /** Asks again and again, without waiting for answers. @returns when one came, performance.now() */
 async function firstAnswer(ask: Ask, deadline: number): Promise<number> {
-  let answeredMs: number | null = null;
-  while (answeredMs === null) {
+  const answered: number[] = [];
+  const askOnce = async (): Promise<void> => {
+    if (await ask()) answered.push(performance.now());
+  };
+  while (answered.length === 0) {
     if (performance.now() > deadline) throw new Error('a permission took no effect in 10 s');
-    void ask().then((it) => {
-      if (it) answeredMs ??= performance.now();
-    });
+    void askOnce();
     await sleep(ASK_EVERY_MS);
   }
-  return answeredMs;
+  return answered[0]!;
 }
 
 /** @returns when was asked what got no answer, performance.now() */

@@ -265,7 +265,7 @@ async function main(options: Options): Promise<void> {
     }
   }
   console.log(`iptables-${options.flavour}`);
-  console.log(`${results}`);
+  console.log(results.toString());
   for (const line of results.comparisons()) console.log(line);
   if (options.json !== undefined) await writeFile(options.json, JSON.stringify(results, null, 2));
 }

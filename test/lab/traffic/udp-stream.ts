@@ -31,11 +31,12 @@ if (verb === 'receive') {
   do numbers.add(message.getUint32(0));
   while (receive(fd, at, BYTES, 0) >= 0);
   const sorted = [...numbers].toSorted((a, b) => a - b);
-  let longestGap = 0;
-  for (let i = 0; i < sorted.length; i++) {
-    longestGap = Math.max(longestGap, sorted[i]! - (sorted[i - 1] ?? -1) - 1);
+  let [lastNumber, longestGap] = [-1, 0];
+  for (const number of sorted) {
+    longestGap = Math.max(longestGap, number - lastNumber - 1);
+    lastNumber = number;
   }
-  const result: Received = { received: sorted.length, lastNumber: sorted.at(-1)!, longestGap };
+  const result: Received = { received: sorted.length, lastNumber, longestGap };
   process.stdout.write(`${JSON.stringify(result)}\n`);
 } else {
   const fd = udpSender(address!, Number(port));
