@@ -68,7 +68,8 @@ class Results {
     const lines: string[] = [];
     for (const name of Object.keys(this.#all)) {
       const measure = /^weft\.(.*)\bsmall\b(.*)$/.exec(name)?.slice(1);
-      if (measure === undefined) continue;
+      // Losses are nought as a rule, and have no ratio.
+      if (measure === undefined || /lost|longestGap|written/.test(name)) continue;
       const of = (ground: string, set: SetName): string => `${ground}.${measure.join(set)}`;
       const kernel = [of('kernel', 'small'), of('kernel', 'large')] as const;
       const weft = [of('weft', 'small'), of('weft', 'large')] as const;
