@@ -9,7 +9,7 @@ import { ProgramError, type Running, collect, run, start } from '../../linux/pro
 import { formatCidr } from '../../wire/cidr.ts';
 import { createLab, parseSubnetFile, reaches } from './lab.ts';
 import { LabLeftoverError, labPrefix } from './run.ts';
-import { blastUdp, bulkTcp, ping, pingPong, startEcho } from './traffic/traffic.ts';
+import { blastUdp, bulkTcp, ping, pingPong, startEcho, streamUdp } from './traffic/traffic.ts';
 
 // Nobody else's labs have one that begins so: what is left of these must be nothing.
 const prefix = `${labPrefix()}z`;
@@ -66,6 +66,15 @@ test.serial('a lab carries traffic and leaves nothing on the host', async (t) =>
     t.true((await bulkTcp(a!, b!, b!.address6!)).bytes > 0);
     t.true((await bulkTcp(a!, b!, b!.address4!, { reverse: true, streams: 2 })).bytes > 0);
     t.true((await blastUdp(a!, b!, b!.address4!, { bytes: 64, seconds: 0.2 })).packets > 0);
+    const stream = { port: 9002, packetsPerSecond: 1000, seconds: 1 };
+    const { sent, lost } = await streamUdp(a!, b!, b!.address4!, stream);
+    t.true(sent > 900 && sent <= 1000);
+    t.is(lost, 0);
+    const everyTenth = '-p udp -m statistic --mode nth --every 10 --packet 9 -j DROP'.split(' ');
+    await b!.run(['iptables-legacy', '-A', 'INPUT', ...everyTenth]);
+    const thinned = await streamUdp(a!, b!, b!.address4!, stream);
+    t.true(Math.abs(thinned.lost - thinned.sent / 10) <= 1, JSON.stringify(thinned));
+    t.is(thinned.longestGap, 1);
     const { p50Us, p99Us } = await pingPong(a!, b!.address4!, { seconds: 0.2 });
     t.true(p50Us > 0 && p99Us >= p50Us);
     t.true((await traces(own)).length > 0);

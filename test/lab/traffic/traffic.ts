@@ -1,8 +1,10 @@
 /** Traffic between hosts of the lab, measured. */
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Running, collect } from '../../../linux/program.ts';
 import type { LabHost } from '../lab.ts';
+import type { Received } from './udp-stream.ts';
 
 const program = (name: string): string[] => [process.execPath, join(import.meta.dirname, name)];
 
@@ -192,4 +194,37 @@ function lastLine(running: Running): unknown {
   } catch (cause) {
     throw new Error(`a traffic program ended without its result: ${lines.join(' / ')}`, { cause });
   }
+}
+
+export interface StreamResult {
+  readonly sent: number;
+  readonly lost: number;
+  /** The most that were lost in a row. */
+  readonly longestGap: number;
+}
+
+/** Numbered datagrams at a steady rate, for whole seconds. */
+export async function streamUdp(
+  from: LabHost,
+  to: LabHost,
+  address: string,
+  options: { readonly port: number; readonly packetsPerSecond: number; readonly seconds: number },
+): Promise<StreamResult> {
+  const { port, packetsPerSecond, seconds } = options;
+  const receiver = await to.start([...program('udp-stream.ts'), 'receive', address, `${port}`], {
+    ready: { line: /^ready$/ },
+  });
+  const words = ['send', address, `${port}`, `${packetsPerSecond}`, `${seconds}`];
+  const { sent } = JSON.parse(await from.run([...program('udp-stream.ts'), ...words])) as {
+    sent: number;
+  };
+  // It waits for a first one for ever.
+  const ended = await Promise.race([receiver.exited, sleep(5000, 'late' as const)]);
+  if (ended === 'late') {
+    await receiver.stop('SIGKILL');
+    return { sent, lost: sent, longestGap: sent };
+  }
+  const { received, lastNumber, longestGap } = lastLine(receiver) as Received;
+  const tail = sent - 1 - lastNumber;
+  return { sent, lost: sent - received, longestGap: Math.max(longestGap, tail) };
 }
