@@ -50,7 +50,7 @@ import {
 } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { ObjectApi } from './object-api.ts';
-import { combine, etcdSource } from './object-store.ts';
+import { combine, etcdSource, withOwnPods } from './object-store.ts';
 import {
   overlayMtu,
   overlayState,
@@ -58,6 +58,7 @@ import {
   refuseOverlap,
   refuseServiceOverlap,
 } from './overlay-state.ts';
+import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
@@ -183,8 +184,11 @@ class NodeDaemon {
     readonly nodeAddresses: readonly IpAddress[];
   } | null = null;
 
+  readonly #observation: Observation;
+
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
+    this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
     this.#underlay = underlay;
     this.#log = log;
     this.#objects =
@@ -408,6 +412,7 @@ class NodeDaemon {
       report,
     });
     open.defer(() => dataplane.stop());
+    open.use(this.#observation.follow(dataplane));
     this.#dataplane = dataplane;
     this.#publish();
     this.#markNode();
@@ -639,13 +644,31 @@ class NodeDaemon {
     return tables;
   }
 
+  /** @param addresses  those that `Pods` gives now: with another attachment it is another array */
+  #ownPodObjects(addresses: Pods['addresses']): readonly Pod[] {
+    if (this.#own.addresses !== addresses) {
+      const attachments = this.#pods?.attachments ?? [];
+      this.#own = { addresses, pods: podsOfAttachments(attachments, this.#config.nodeName) };
+    }
+    return this.#own.pods;
+  }
+
+  #view(): View {
+    const objects = this.#objects?.objects ?? null;
+    const own = this.#ownPodObjects(this.#pods?.addresses ?? NO_ADDRESSES);
+    const state = this.#keeper?.state;
+    return {
+      objects: objects && withOwnPods(objects, own),
+      own,
+      nodeAddresses: this.#nodeAddresses,
+      lease: state !== undefined && 'lease' in state ? state.lease : this.#recorded,
+      peers: this.#peers ?? [],
+    };
+  }
+
   #compile(objects: ObjectSet, { pods, nodeAddresses }: NodeView): Tables {
     const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
-    if (this.#own.addresses !== pods) {
-      const attachments = this.#pods?.attachments ?? [];
-      this.#own = { addresses: pods, pods: podsOfAttachments(attachments, nodeName) };
-    }
-    const own = this.#own.pods;
+    const own = this.#ownPodObjects(pods);
     const node = { nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
     const compilers: Compilers = { policy: this.#policies, services: this.#services };
     const tables = compileTables(compilers, objects, own, node);
@@ -976,6 +999,7 @@ class NodeDaemon {
     const ranges = { clusterIps };
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
+      ...this.#observation.routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

@@ -77,6 +77,61 @@ export interface ObjectsStatus {
   readonly problems: readonly string[];
 }
 
+/** One end of a flow: what the packet says, and who had the address when it was seen. */
+export interface FlowEndMessage {
+  /** Null: the packet was none. */
+  readonly address: string | null;
+  /** Null for protocols without ports. */
+  readonly port: number | null;
+  readonly namespace: string | null;
+  readonly pod: string | null;
+  /** The pod's node, or the node whose own address it is. */
+  readonly node: string | null;
+}
+
+/** A flow that began, or a packet that was dropped, on one node. */
+export interface FlowMessage {
+  /** Of this node's events; they only grow. */
+  readonly sequence: number;
+  /** RFC 3339, milliseconds. */
+  readonly time: string;
+  /** Where it was seen. */
+  readonly node: string;
+  readonly verdict: 'forwarded' | 'dropped';
+  /** A drop reason (docs/packet-path.md), or null. */
+  readonly reason: string | null;
+  /** egress: from a pod, the node or a client; ingress: from another node. */
+  readonly direction: 'egress' | 'ingress';
+  /** TCP, UDP, SCTP, ICMP, ICMPv6, or the number. */
+  readonly protocol: string;
+  /** `SYN,ACK`; of packets that were dropped. */
+  readonly tcpFlags: string;
+  readonly source: FlowEndMessage;
+  /** As the client asked: the Service's address, where it is a Service. */
+  readonly destination: FlowEndMessage;
+  readonly service: {
+    readonly namespace: string;
+    readonly name: string;
+    readonly port: string;
+  } | null;
+  /** The endpoint that was chosen. */
+  readonly backend: FlowEndMessage | null;
+  /** Of a datagram that was refused: who sent it. */
+  readonly outerSource: string | null;
+  readonly bytes: number;
+  /** The policy and rule that denied. */
+  readonly because: string | null;
+}
+
+/** GET /v1/flows */
+export interface FlowsMessage {
+  readonly flows: readonly FlowMessage[];
+  /** `after` of the question that goes on from here. */
+  readonly next: number;
+  /** Events since the daemon began that nobody will see: they came faster than they were read. */
+  readonly lost: number;
+}
+
 export interface ErrorMessage {
   readonly error: { readonly code: string; readonly message: string };
 }

@@ -37,6 +37,7 @@ import {
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, readUdpLength } from '../wire/udp.ts';
 import { Counter } from './counters.ts';
 import type { Flows } from './flows.ts';
+import type { EventWriter } from './event-ring.ts';
 import type { HeldFragments } from './held-fragments.ts';
 import { pseudoSum } from './pseudo-header.ts';
 import type { Peers } from './peers.ts';
@@ -90,6 +91,7 @@ export function createCoalescer(
   /** Null: nothing is decided or translated. */
   decisions: Flows | null = null,
   held: HeldFragments | null = null,
+  events: EventWriter | null = null,
 ): Coalescer {
   const { view } = arena;
   const coalesceTcp = offloads.coalesce && offloads.tunTso;
@@ -143,8 +145,10 @@ export function createCoalescer(
       flush();
       const piece = gsoSize > 0 ? gsoSize : mtu - ipHeader - header;
       const large = protocol === PROTOCOL_TCP || gsoSize > 0;
-      if (flags === 0 || !large || piece <= 0) counters[Drop.oversized]!++;
-      else writeLarge(ip, ipHeader, protocol, header, bytes, piece);
+      if (flags === 0 || !large || piece <= 0) {
+        counters[Drop.oversized]!++;
+        events?.dropped(Drop.oversized, ip, ip + bytes, false, -1, true);
+      } else writeLarge(ip, ipHeader, protocol, header, bytes, piece);
       return;
     }
     const hash = hashOf(ip, isV4, transport);
@@ -168,7 +172,12 @@ export function createCoalescer(
 
   /** Once for all the segments that were merged; what is merged gets its checksum's sum afterwards. */
   function decide(ip: number, bytes: number, unfinished: boolean): Drop {
-    return decisions === null ? Drop.none : decisions.inbound(ip, ip + bytes, unfinished);
+    if (decisions === null) return Drop.none;
+    const verdict = decisions.inbound(ip, ip + bytes, unfinished);
+    if (verdict !== Drop.none && !decisions.isEarly()) {
+      events?.dropped(verdict, ip, ip + bytes, false, -1, true);
+    }
+    return verdict;
   }
 
   function single(

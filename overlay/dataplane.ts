@@ -34,6 +34,7 @@ import {
   type SendingSockets,
 } from './loop.ts';
 import { type ProbeOptions, acceptLocalSources, tunnelTapName } from './probe.ts';
+import { createEventRing, lostEvents, readEvents } from './event-ring.ts';
 import { createSharedParts } from './shared-parts.ts';
 import { type Snapshot, compileSnapshot, overheadBytes } from './snapshot.ts';
 import type { Dataplane, DataplaneOptions, Offloads, OverlayState, Peer } from './types.ts';
@@ -188,6 +189,7 @@ async function open(
         port,
         offloads,
         counters: createCounters(),
+        events: createEventRing(),
         flows,
       };
     },
@@ -253,6 +255,14 @@ async function open(
       'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
       'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
+    readEvents: (take) => {
+      let lost = 0;
+      for (const { events } of starts) {
+        readEvents(events!, (at) => take(events!, at));
+        lost += lostEvents(events!);
+      }
+      return lost;
+    },
     stop: async () => {
       clearInterval(watchPathMtus);
       clearInterval(sweep);

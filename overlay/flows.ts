@@ -58,6 +58,7 @@ import {
   KIND_AFFINITY,
   KIND_FRAGMENT,
 } from './flow-table.ts';
+import type { EventWriter } from './event-ring.ts';
 import type { HeldFragments } from './held-fragments.ts';
 import { type Packet, createPacket, parsePacket } from './packet.ts';
 import type { Peers } from './peers.ts';
@@ -95,11 +96,14 @@ export interface FlowsOptions {
   /** Where early fragments wait, of each way; null: they are dropped. */
   readonly heldOut: HeldFragments | null;
   readonly heldIn: HeldFragments | null;
+  /** Told of each flow that begins. */
+  readonly events?: EventWriter | null;
 }
 
 export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): Flows {
   const { view } = arena;
   const { table, policy, services, rejects, loose, heldOut, heldIn } = options;
+  const events = options.events ?? null;
   const { words, draft } = table;
   const translate = createTranslate(view);
   const packet = createPacket();
@@ -308,7 +312,9 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
       frontend < 0
         ? insertPlain(egress, ingress, owner)
         : insertService(frontend, egress, ingress, toPort, owner);
-    return ref < 0 ? Drop.flowConflict : pass(ref, unfinished);
+    if (ref < 0) return Drop.flowConflict;
+    events?.began(words, (ref >>> 1) * FLOW_WORDS, isOut, packet.end - packet.ip);
+    return pass(ref, unfinished);
   }
 
   function isWithPorts(protocol: number): boolean {

@@ -18,6 +18,7 @@ import { Drop } from '../wire/drop-reason.ts';
 import { createCoalescer } from './coalesce.ts';
 import { Counter } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
+import { createEventWriter } from './event-ring.ts';
 import { type FlowMemory, createFlowTable } from './flow-table.ts';
 import { createFlows } from './flows.ts';
 import { createHeldFragments } from './held-fragments.ts';
@@ -91,6 +92,8 @@ export interface LoopOptions {
   readonly control: Int32Array;
   /** Null: no flows are tracked; Services and policy count for nothing. */
   readonly flows: FlowOptions | null;
+  /** Where flows that begin and packets that are dropped are told (event-ring.ts); null: nowhere. */
+  readonly events: Int32Array | null;
   /** Called between batches when the control block's generation has moved; hands on what was published. */
   readonly onChange: (install: (snapshot: Snapshot) => void) => void;
   readonly report: (event: DataplaneEvent) => void;
@@ -133,6 +136,7 @@ export function createLoop(options: LoopOptions): Loop {
   const services = createServiceLookup(view);
   const table = options.flows === null ? null : createFlowTable(view, options.flows.memory);
   const isTracking = table !== null;
+  const events = options.events === null ? null : createEventWriter(view, options.events);
   const heldOut = isTracking ? createHeldFragments(arena, counters, Counter.egressAccepted) : null;
   const heldIn = isTracking ? createHeldFragments(arena, counters, Counter.tunDelivered) : null;
   const flows =
@@ -146,6 +150,7 @@ export function createLoop(options: LoopOptions): Loop {
           loose: options.flows.loose,
           heldOut,
           heldIn,
+          events,
         });
   if (flows !== null) icmp.onError(flows.ownError);
   const coalescer = createCoalescer(
@@ -157,6 +162,7 @@ export function createLoop(options: LoopOptions): Loop {
     offloads,
     flows,
     heldIn,
+    events,
   );
   let isGsoRefused = false;
   const senders: Sender[] = [];
@@ -250,7 +256,9 @@ export function createLoop(options: LoopOptions): Loop {
       gsoSize: number,
     ): void => {
       const drop = ingress(at, end, ecn, sourceAt, gsoSize);
-      if (drop !== Drop.none) counters[drop]!++;
+      if (drop === Drop.none) return;
+      counters[drop]!++;
+      events?.dropped(drop, at + ENCAPSULATION_BYTES, end, false, sourceAt, family === 4);
     };
     receivers.push(
       createReceiver(arena, counters, { fd, family, batch: offloads.batch, onDatagram }),
@@ -302,6 +310,16 @@ export function createLoop(options: LoopOptions): Loop {
       counters[Counter.tunBytes]! += bytes;
       const drop = egress(at, bytes);
       counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
+      if (drop !== Drop.none) {
+        events?.dropped(
+          drop,
+          at + VNET_HEADER_BYTES,
+          at + VNET_HEADER_BYTES + bytes,
+          true,
+          -1,
+          true,
+        );
+      }
       at = (at + VNET_HEADER_BYTES + bytes + HEADROOM + 63) & ~63;
     }
     flushSenders();
@@ -350,6 +368,7 @@ export function createLoop(options: LoopOptions): Loop {
     if (wait(timeoutMs) <= 0) return false;
     counters[Counter.wakeups]!++;
     table?.setNow(Math.floor(bootTimeMs() / 1000));
+    events?.begin();
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();
     else if ((tun & POLL_FAILED) !== 0) openFailure();

@@ -127,5 +127,11 @@ export interface Dataplane {
   withdrawTunnelGso(reason: string): void;
   /** Sums over workers, by name: packets and bytes in and out, and one counter per drop reason. */
   counters(): Readonly<Record<string, number>>;
+  /**
+   * Hands out what has happened to flows and packets since the last call (event-ring.ts): the record at
+   * `at` of `ring` is good until `take` returns.
+   * @returns  events that were never written, since the start: the rings were full
+   */
+  readEvents(take: (ring: Int32Array, at: number) => void): number;
   stop(): Promise<void>;
 }

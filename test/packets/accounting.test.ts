@@ -110,6 +110,10 @@ function withUnreachable(wire: Wire): void {
   });
 }
 
+function add(to: Record<string, number>, more: Readonly<Record<string, number>>): void {
+  for (const [name, count] of Object.entries(more)) to[name] = (to[name] ?? 0) + count;
+}
+
 const sum = (record: Readonly<Record<string, number>>): number =>
   Object.values(record).reduce((total, count) => total + count, 0);
 
@@ -125,6 +129,7 @@ for (const [name, offloads] of [
     let put = 0;
     let got = 0;
     let told = 0;
+    const events: Record<string, number> = {};
     for (let round = 0; round < ROUNDS; round++) {
       for (let count = random(PACKETS_PER_ROUND); count >= 0; count--) {
         if (wire.tun.write(...outgoing(random))) put++;
@@ -141,6 +146,8 @@ for (const [name, offloads] of [
       t.is(got, counters['udpSentDatagrams']!, 'what is called sent has arrived');
       const back = counters['localDelivered']! + counters['hostDelivered']!;
       t.is(told, counters['icmpErrors']! + back, 'ICMP errors, and what went back');
+      add(events, wire.toldDrops());
+      t.deepEqual(events, drops, 'each drop is told');
     }
     const met = Object.keys(dropsOf(wire.counters));
     for (const reason of [
@@ -163,6 +170,7 @@ for (const [name, offloads] of [
     using wire = new Wire({ offloads });
     const random = createRandom(seed);
     let put = 0;
+    const events: Record<string, number> = {};
     for (let round = 0; round < ROUNDS; round++) {
       const before = put;
       for (let count = random(PACKETS_PER_ROUND); count >= 0; count--) {
@@ -173,6 +181,8 @@ for (const [name, offloads] of [
       const { counters } = wire;
       t.is(counters['udpDatagrams'], put);
       t.is(put, counters['tunDelivered']! + sum(dropsOf(counters)), 'udpDatagrams');
+      add(events, wire.toldDrops());
+      t.deepEqual(events, dropsOf(counters), 'each drop is told');
     }
     const written = wire.tun.read();
     t.is(written.length, wire.counters['tunWrites']!);

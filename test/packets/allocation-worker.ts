@@ -17,6 +17,7 @@ import { type IpAddress, parseAddress } from '../../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
 import { parseMac } from '../../wire/mac.ts';
 import { createCounters, sumCounters } from '../../overlay/counters.ts';
+import { createEventRing } from '../../overlay/event-ring.ts';
 import { CONTROL_GENERATION, CONTROL_WORDS, type Loop, createLoop } from '../../overlay/loop.ts';
 import { compileSnapshot } from '../../overlay/snapshot.ts';
 import type { OverlayState } from '../../overlay/types.ts';
@@ -66,6 +67,7 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
     counters,
     control,
     flows: null,
+    events: createEventRing(),
     onChange: (install) => install(compileSnapshot(state, port, 1)),
     report: (event) => {
       throw new Error(JSON.stringify(event));

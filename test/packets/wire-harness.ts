@@ -36,6 +36,7 @@ import { Drop, dropNames } from '../../wire/drop-reason.ts';
 import { createArena } from '../../linux/arena.ts';
 import { type Coalescer, createCoalescer } from '../../overlay/coalesce.ts';
 import { Counter, createCounters, sumCounters } from '../../overlay/counters.ts';
+import { EVENT_REASON, createEventRing, readEvents } from '../../overlay/event-ring.ts';
 import { createIcmpErrors } from '../../overlay/icmp-errors.ts';
 import { type Ingress, createIngress } from '../../overlay/ingress.ts';
 import { createPeers } from '../../overlay/peers.ts';
@@ -548,6 +549,7 @@ export class Wire implements Disposable {
   readonly tap: TunTwin | null;
   readonly events: DataplaneEvent[] = [];
   readonly #counters = createCounters();
+  readonly #ring = createEventRing();
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
   readonly #loop: Loop;
   readonly #address: IpAddress;
@@ -593,6 +595,7 @@ export class Wire implements Disposable {
       counters: this.#counters,
       control: this.#control,
       flows: null,
+      events: this.#ring,
       onChange: (install) =>
         install(compileSnapshot(this.#state, this.a.port, this.#control[CONTROL_GENERATION]!)),
       report: (event) => this.events.push(event),
@@ -622,6 +625,16 @@ export class Wire implements Disposable {
 
   get counters(): Readonly<Record<string, number>> {
     return sumCounters([this.#counters]);
+  }
+
+  /** Packets that were told as dropped since the last call, by reason. */
+  toldDrops(): Readonly<Record<string, number>> {
+    const told: Record<string, number> = {};
+    readEvents(this.#ring, (at) => {
+      const name = dropNames[this.#ring[at + EVENT_REASON]!]!;
+      told[name] = (told[name] ?? 0) + 1;
+    });
+    return told;
   }
 
   /**

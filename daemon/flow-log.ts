@@ -1,0 +1,436 @@
+/**
+ * What has happened to flows and packets on this node lately, with names: the rings of the workers
+ * (overlay/event-ring.ts) are emptied into a history of fixed size, and questions are answered from it.
+ *
+ *     worker's ring ──read──▶ history (the newest 65,536) ──query──▶ FlowMessage
+ *
+ * Names are looked up when an event is read, because a pod may be gone when somebody asks; why policy
+ * denied is explained when somebody asks, by the policies as they are then.
+ */
+import type { ObjectSet, Pod, Protocol } from '../objects/types.ts';
+import {
+  EVENT_BEGAN,
+  EVENT_BYTES,
+  EVENT_DESTINATION,
+  EVENT_FLAGS,
+  EVENT_FORM,
+  EVENT_KIND,
+  EVENT_OTHER,
+  EVENT_OTHER_PORT,
+  EVENT_PORTS,
+  EVENT_REASON,
+  EVENT_SOURCE,
+  EVENT_TIME,
+  EVENT_WORDS,
+  FORM_OUT,
+} from '../overlay/event-ring.ts';
+import { FLOW_SERVICE } from '../overlay/flow-layout.ts';
+import type { Dataplane } from '../overlay/types.ts';
+import { type Surroundings, referenceVerdict } from '../policy/reference.ts';
+import { AddressError, type IpAddress, formatAddress, toIpv4, toIpv6 } from '../wire/address.ts';
+import { type Cidr, cidrContains, parseCidr } from '../wire/cidr.ts';
+import { Drop, type DropName, dropNames } from '../wire/drop-reason.ts';
+import { PROTOCOL_ICMP, PROTOCOL_ICMPV6 } from '../wire/icmp.ts';
+import { PROTOCOL_SCTP } from '../wire/sctp.ts';
+import { PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
+import { PROTOCOL_UDP } from '../wire/udp.ts';
+import { ApiError } from './api.ts';
+import type { FlowEndMessage, FlowMessage, FlowsMessage } from './messages.ts';
+import type { Names, ServiceName } from './names.ts';
+
+/** Events that are remembered, 128 bytes each and their names. */
+const HISTORY = 65_536;
+export const READ_EVERY_MS = 100;
+const LIMIT_DEFAULT = 1000;
+const LIMIT_MAX = 10_000;
+
+const PROTOCOLS: Readonly<Record<number, string>> = {
+  [PROTOCOL_ICMP]: 'ICMP',
+  [PROTOCOL_TCP]: 'TCP',
+  [PROTOCOL_UDP]: 'UDP',
+  [PROTOCOL_ICMPV6]: 'ICMPv6',
+  [PROTOCOL_SCTP]: 'SCTP',
+};
+const TCP_FLAGS = [
+  ['SYN', TCP_SYN],
+  ['FIN', TCP_FIN],
+  ['RST', TCP_RST],
+  ['PSH', TCP_PSH],
+  ['ACK', TCP_ACK],
+] as const;
+
+const withPorts = (protocol: string): Protocol | null =>
+  protocol === 'TCP' || protocol === 'UDP' || protocol === 'SCTP' ? protocol : null;
+
+/** Who had the addresses of an event when it was read. */
+interface Named {
+  readonly source: Pod | null;
+  readonly destination: Pod | null;
+  readonly backend: Pod | null;
+  readonly sourceNode: string | null;
+  readonly destinationNode: string | null;
+  readonly service: ServiceName | null;
+}
+
+function addressAt(words: Int32Array, at: number, family: number): IpAddress | null {
+  if (family === 4) return toIpv4(words[at]! >>> 0);
+  if (family !== 6) return null;
+  let value = 0n;
+  for (let i = 0; i < 4; i++) value = (value << 32n) | BigInt(words[at + i]! >>> 0);
+  return toIpv6(value);
+}
+
+/** One event, its words read. */
+interface Event {
+  readonly sequence: number;
+  readonly timeMs: number;
+  readonly reason: DropName | null;
+  readonly isOut: boolean;
+  readonly family: number;
+  readonly protocol: string;
+  readonly tcpFlags: number;
+  readonly source: IpAddress | null;
+  readonly destination: IpAddress | null;
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+  readonly backend: IpAddress | null;
+  readonly backendPort: number;
+  readonly outerSource: IpAddress | null;
+  readonly bytes: number;
+}
+
+function eventAt(words: Int32Array, times: Float64Array, at: number, sequence: number): Event {
+  const form = words[at + EVENT_FORM]!;
+  const family = (form >>> 8) & 0xff;
+  const number = (form >>> 16) & 0xff;
+  const flags = words[at + EVENT_FLAGS]!;
+  const ports = words[at + EVENT_PORTS]!;
+  const began = words[at + EVENT_KIND] === EVENT_BEGAN;
+  const ofService = began && (flags & FLOW_SERVICE) !== 0;
+  const reason = words[at + EVENT_REASON]!;
+  return {
+    sequence,
+    timeMs: times[(at + EVENT_TIME) >>> 1]!,
+    reason: reason === Drop.none ? null : (dropNames[reason] as DropName),
+    isOut: (form & FORM_OUT) !== 0,
+    family,
+    protocol: PROTOCOLS[number] ?? String(number),
+    tcpFlags: form >>> 24,
+    source: addressAt(words, at + EVENT_SOURCE, family),
+    destination: addressAt(words, at + EVENT_DESTINATION, family),
+    sourcePort: ports >>> 16,
+    destinationPort: ports & 0xffff,
+    backend: ofService ? addressAt(words, at + EVENT_OTHER, family) : null,
+    backendPort: words[at + EVENT_OTHER_PORT]!,
+    outerSource: began ? null : addressAt(words, at + EVENT_OTHER, flags),
+    bytes: words[at + EVENT_BYTES]!,
+  };
+}
+
+/** What is asked of the history; every part that is there must hold. */
+export interface FlowFilter {
+  /** Events after this one (FlowsMessage.next), or all. */
+  readonly after: number;
+  /** Milliseconds since 1970. */
+  readonly sinceMs: number;
+  readonly verdict: 'forwarded' | 'dropped' | null;
+  readonly reason: string | null;
+  readonly from: EndFilter | null;
+  readonly to: EndFilter | null;
+  /** Either end. */
+  readonly with: EndFilter | null;
+  readonly service: { readonly namespace: string; readonly name: string } | null;
+  readonly protocol: string | null;
+  readonly port: number | null;
+  readonly limit: number;
+}
+
+type EndFilter = (address: IpAddress | null, pod: Pod | null, node: string | null) => boolean;
+
+/**
+ * `namespace/pod`, `namespace/`, an address, a block, or a node's name.
+ * @throws ApiError
+ */
+export function endFilter(text: string): EndFilter {
+  const [, namespace, name] = /^([a-z0-9.-]+)\/([a-z0-9.*-]*)$/.exec(text) ?? [];
+  if (namespace !== undefined && !/^[0-9.]+$/.test(namespace)) {
+    return (_, pod) =>
+      pod?.metadata.namespace === namespace && (name === '' || pod.metadata.name === name);
+  }
+  let block: Cidr | null = null;
+  try {
+    block = parseCidr(text.includes('/') ? text : `${text}/${text.includes(':') ? 128 : 32}`);
+  } catch (error) {
+    if (!(error instanceof AddressError)) throw error;
+  }
+  if (block !== null) {
+    const wanted = block;
+    return (address) => address !== null && cidrContains(wanted, address);
+  }
+  if (/^[a-z0-9.-]+$/.test(text)) return (_, pod, node) => pod === null && node === text;
+  throw new ApiError(
+    400,
+    'ERR_FILTER',
+    `"${text.slice(0, 100)}" is no NAMESPACE/POD, NAMESPACE/, address, block or node`,
+  );
+}
+
+/** `90`, `30s`, `5m`, `2h`, in milliseconds. @throws ApiError */
+export function durationMs(text: string): number {
+  const [, count, unit] = /^(\d{1,9})(ms|s|m|h|d)?$/.exec(text) ?? [];
+  const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+  if (count === undefined) {
+    throw new ApiError(400, 'ERR_FILTER', `"${text.slice(0, 40)}" is no time: 30s, 5m, 2h`);
+  }
+  return Number(count) * units[(unit ?? 's') as keyof typeof units];
+}
+
+/** @throws ApiError */
+export function flowFilter(query: URLSearchParams, nowMs: number): FlowFilter {
+  const refuse = (name: string, wanted: string): never => {
+    const given = (query.get(name) ?? '').slice(0, 40);
+    throw new ApiError(400, 'ERR_FILTER', `${name}: "${given}" is not ${wanted}`);
+  };
+  const numberOf = (name: string, least: number, most: number): number | null => {
+    const text = query.get(name);
+    if (text === null) return null;
+    const value = Number(text);
+    return Number.isInteger(value) && value >= least && value <= most
+      ? value
+      : refuse(name, `${least}..${most}`);
+  };
+  const end = (name: string): EndFilter | null => {
+    const text = query.get(name);
+    return text === null ? null : endFilter(text);
+  };
+  const verdict = query.get('verdict');
+  const isDeny = verdict === 'deny' || verdict === 'dropped';
+  if (verdict !== null && !isDeny && verdict !== 'allow' && verdict !== 'forwarded') {
+    refuse('verdict', 'allow or deny');
+  }
+  const reason = query.get('reason');
+  if (reason !== null && !(dropNames as readonly string[]).includes(reason)) {
+    refuse('reason', 'a drop reason');
+  }
+  const [, namespace, name] =
+    /^([a-z0-9.-]+)\/([a-z0-9.-]+)$/.exec(query.get('service') ?? '') ?? [];
+  if (query.has('service') && name === undefined) refuse('service', 'NAMESPACE/NAME');
+  const since = query.get('since');
+  return {
+    after: numberOf('after', 0, Number.MAX_SAFE_INTEGER) ?? 0,
+    sinceMs: since === null ? 0 : nowMs - durationMs(since),
+    verdict: verdict === null ? null : isDeny ? 'dropped' : 'forwarded',
+    reason,
+    from: end('from'),
+    to: end('to'),
+    with: end('with'),
+    service: name === undefined ? null : { namespace: namespace!, name },
+    protocol: query.get('protocol')?.toUpperCase().replace('V6', 'v6') ?? null,
+    port: numberOf('port', 0, 65535),
+    limit: numberOf('limit', 1, LIMIT_MAX) ?? LIMIT_DEFAULT,
+  };
+}
+
+export interface FlowLogOptions {
+  readonly node: string;
+  /** As things are at this moment. */
+  readonly names: () => Names;
+  /** What policies are explained from; null: none are known. */
+  readonly policies: () => { readonly objects: ObjectSet; readonly around: Surroundings } | null;
+  readonly history?: number;
+}
+
+export class FlowLog {
+  readonly #options: FlowLogOptions;
+  readonly #size: number;
+  readonly #words: Int32Array<ArrayBuffer>;
+  readonly #times: Float64Array;
+  readonly #named: (Named | undefined)[];
+  /** Events that were ever read: the number of the next one. */
+  #count = 0;
+  #lost = 0;
+  #arrived = Promise.withResolvers<void>();
+
+  constructor(options: FlowLogOptions) {
+    this.#options = options;
+    this.#size = options.history ?? HISTORY;
+    this.#words = new Int32Array(this.#size * EVENT_WORDS);
+    this.#times = new Float64Array(this.#words.buffer);
+    this.#named = Array.from({ length: this.#size });
+  }
+
+  /** Takes what the workers have written since the last call. */
+  read(dataplane: Pick<Dataplane, 'readEvents'>): void {
+    const before = this.#count;
+    let names: Names | null = null;
+    this.#lost = dataplane.readEvents((ring, from) => {
+      names ??= this.#options.names();
+      const slot = this.#count % this.#size;
+      const at = slot * EVENT_WORDS;
+      for (let i = 0; i < EVENT_WORDS; i++) this.#words[at + i] = ring[from + i]!;
+      this.#named[slot] = this.#nameAll(names, this.#event(this.#count));
+      this.#count++;
+    });
+    if (this.#count === before) return;
+    this.#arrived.resolve();
+    this.#arrived = Promise.withResolvers();
+  }
+
+  get lost(): number {
+    return this.#lost;
+  }
+
+  /** The newest `limit` that the filter lets through, oldest first. */
+  query(filter: FlowFilter): FlowsMessage {
+    const flows: FlowMessage[] = [];
+    const oldest = Math.max(this.#count - this.#size, filter.after);
+    // Who follows wants what comes next; who looks back, the newest.
+    const forward = filter.after > 0;
+    let next = this.#count;
+    for (let i = 0; i < this.#count - oldest; i++) {
+      const sequence = forward ? oldest + i : this.#count - 1 - i;
+      const event = this.#event(sequence);
+      const named = this.#named[sequence % this.#size]!;
+      if (!forward && event.timeMs < filter.sinceMs - READ_EVERY_MS) break;
+      if (!matches(filter, event, named)) continue;
+      flows.push(this.#message(event, named));
+      if (flows.length >= filter.limit) {
+        if (forward) next = sequence + 1;
+        break;
+      }
+    }
+    if (!forward) flows.reverse();
+    return { flows, next, lost: this.#lost };
+  }
+
+  /** The same, but waits for one to come for `waitMs` at most. */
+  async follow(filter: FlowFilter, waitMs: number): Promise<FlowsMessage> {
+    const end = performance.now() + waitMs;
+    for (let after = filter.after; ;) {
+      const found = this.query({ ...filter, after });
+      const leftMs = end - performance.now();
+      if (found.flows.length > 0 || leftMs <= 0) return found;
+      after = found.next;
+      const waiting = Promise.withResolvers<void>();
+      const timer = setTimeout(() => waiting.resolve(), leftMs);
+      await Promise.race([waiting.promise, this.#arrived.promise]);
+      clearTimeout(timer);
+      if (performance.now() >= end) return this.query({ ...filter, after });
+    }
+  }
+
+  #event(sequence: number): Event {
+    const at = (sequence % this.#size) * EVENT_WORDS;
+    return eventAt(this.#words, this.#times, at, sequence);
+  }
+
+  #nameAll(names: Names, event: Event): Named {
+    const { source, destination, backend, destinationPort } = event;
+    const pod = (it: IpAddress | null): Pod | null => (it === null ? null : names.pod(it));
+    const node = (it: IpAddress | null): string | null => (it === null ? null : names.node(it));
+    return {
+      source: pod(source),
+      destination: pod(destination),
+      backend: pod(backend),
+      sourceNode: node(source),
+      destinationNode: node(destination),
+      service:
+        destination === null
+          ? null
+          : names.service(withPorts(event.protocol), destination, destinationPort),
+    };
+  }
+
+  #message(event: Event, named: Named): FlowMessage {
+    const { reason, isOut, protocol, tcpFlags, bytes, timeMs } = event;
+    const ported = withPorts(protocol) !== null;
+    const flags = TCP_FLAGS.filter(([, bit]) => (tcpFlags & bit) !== 0).map(([name]) => name);
+    const { service } = named;
+    return {
+      sequence: event.sequence,
+      time: new Date(timeMs).toISOString(),
+      node: this.#options.node,
+      verdict: reason === null ? 'forwarded' : 'dropped',
+      reason,
+      direction: isOut ? 'egress' : 'ingress',
+      protocol,
+      tcpFlags: flags.join(','),
+      source: endMessage(
+        event.source,
+        ported ? event.sourcePort : null,
+        named.source,
+        named.sourceNode,
+      ),
+      destination: endMessage(
+        event.destination,
+        ported ? event.destinationPort : null,
+        named.destination,
+        named.destinationNode,
+      ),
+      service,
+      backend:
+        event.backend === null
+          ? null
+          : endMessage(event.backend, event.backendPort, named.backend, null),
+      outerSource: event.outerSource === null ? null : formatAddress(event.outerSource),
+      bytes,
+      because: this.#because(event),
+    };
+  }
+
+  /** The policy and rule behind a denial, as they are now. */
+  #because({ reason, source, destination, protocol, destinationPort }: Event): string | null {
+    if (reason !== 'policyEgress' && reason !== 'policyIngress') return null;
+    const policies = this.#options.policies();
+    if (policies === null || source === null || destination === null) return null;
+    const { verdict, because } = referenceVerdict(
+      policies.objects,
+      {
+        from: source,
+        to: destination,
+        protocol: withPorts(protocol) ?? 'other',
+        port: destinationPort,
+      },
+      policies.around,
+    );
+    return verdict === 'deny' ? because : 'the policies have changed since, and allow it now';
+  }
+}
+
+function endMessage(
+  address: IpAddress | null,
+  port: number | null,
+  pod: Pod | null,
+  node: string | null,
+): FlowEndMessage {
+  return {
+    address: address === null ? null : formatAddress(address),
+    port,
+    namespace: pod?.metadata.namespace ?? null,
+    pod: pod?.metadata.name ?? null,
+    node: pod === null ? node : pod.nodeName || null,
+  };
+}
+
+function matches(filter: FlowFilter, event: Event, named: Named): boolean {
+  const { reason, source, destination } = event;
+  const { service } = named;
+  const ofSource = (it: EndFilter): boolean => it(source, named.source, named.sourceNode);
+  const ofDestination = (it: EndFilter): boolean =>
+    it(destination, named.destination, named.destinationNode) ||
+    (event.backend !== null && it(event.backend, named.backend, null));
+  return (
+    event.timeMs >= filter.sinceMs &&
+    (filter.verdict === null || filter.verdict === (reason === null ? 'forwarded' : 'dropped')) &&
+    (filter.reason === null || filter.reason === reason) &&
+    (filter.protocol === null || filter.protocol === event.protocol) &&
+    (filter.port === null ||
+      filter.port === event.destinationPort ||
+      filter.port === event.backendPort) &&
+    (filter.from === null || ofSource(filter.from)) &&
+    (filter.to === null || ofDestination(filter.to)) &&
+    (filter.with === null || ofSource(filter.with) || ofDestination(filter.with)) &&
+    (filter.service === null ||
+      (service?.namespace === filter.service.namespace && service.name === filter.service.name))
+  );
+}

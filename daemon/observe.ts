@@ -1,0 +1,110 @@
+/** What this node's operators see of flows: the log of events, fed while packets are carried, and its routes. */
+import type { NodeLease } from '../ipam/types.ts';
+import type { ObjectSet, Pod } from '../objects/types.ts';
+import type { Dataplane } from '../overlay/types.ts';
+import type { IpAddress } from '../wire/address.ts';
+import type { ApiRoute } from './api.ts';
+import { FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
+import type { FlowsMessage } from './messages.ts';
+import { type NamedNode, type Names, createNames } from './names.ts';
+import { formatAddress } from '../wire/address.ts';
+import { nameOf } from '../objects/types.ts';
+
+/** A question waits no longer than this for something to happen. */
+const WAIT_MS_MAX = 25_000;
+
+/** What the daemon knows at this moment. */
+export interface View {
+  /** With this node's own pods; null before the first full list. */
+  readonly objects: ObjectSet | null;
+  readonly own: readonly Pod[];
+  readonly nodeAddresses: readonly IpAddress[];
+  /** Our own, when there is one, and the peers'. */
+  readonly lease: NodeLease | null;
+  readonly peers: readonly NodeLease[];
+}
+
+export interface ObservationOptions {
+  readonly node: string;
+  readonly view: () => View;
+}
+
+const addressesOf = ({ publicIp4, publicIp6, subnet4, subnet6 }: NodeLease): IpAddress[] =>
+  [publicIp4, publicIp6, subnet4?.base ?? null, subnet6?.base ?? null].filter((it) => it !== null);
+
+export class Observation {
+  readonly #options: ObservationOptions;
+  readonly #flows: FlowLog;
+
+  constructor(options: ObservationOptions) {
+    this.#options = options;
+    this.#flows = new FlowLog({
+      node: options.node,
+      names: () => this.names(),
+      policies: () => {
+        const { objects, own, nodeAddresses } = options.view();
+        if (objects === null) return null;
+        const subjects = new Set(own.map(nameOf));
+        return { objects, around: { nodeName: options.node, nodeAddresses, subjects } };
+      },
+    });
+  }
+
+  /** Until it is disposed of. */
+  follow(dataplane: Pick<Dataplane, 'readEvents'>): Disposable {
+    const timer = setInterval(() => this.#flows.read(dataplane), READ_EVERY_MS);
+    return { [Symbol.dispose]: () => clearInterval(timer) };
+  }
+
+  names(): Names {
+    const { objects, nodeAddresses, lease, peers } = this.#options.view();
+    return createNames(objects, this.nodes(nodeAddresses, lease, peers));
+  }
+
+  /** Leases name no nodes: a Node object that has the address does, else the address is the name. */
+  nodes(
+    nodeAddresses: readonly IpAddress[],
+    lease: NodeLease | null,
+    peers: readonly NodeLease[],
+  ): readonly NamedNode[] {
+    const { objects } = this.#options.view();
+    const known = new Map<IpAddress, string>();
+    for (const { metadata, addresses } of objects?.nodes.values() ?? []) {
+      for (const it of addresses) known.set(it, metadata.name);
+    }
+    const named = (it: NodeLease): string => {
+      const addresses = addressesOf(it);
+      const name = addresses.map((address) => known.get(address)).find(Boolean);
+      return name ?? (addresses[0] === undefined ? it.key : formatAddress(addresses[0]));
+    };
+    const subnetsOf = ({ subnet4, subnet6 }: NodeLease) =>
+      [subnet4, subnet6].filter((it) => it !== null);
+    return [
+      {
+        name: this.#options.node,
+        addresses: [...nodeAddresses, ...(lease === null ? [] : addressesOf(lease))],
+        subnets: lease === null ? [] : subnetsOf(lease),
+      },
+      ...peers.map((it) => ({
+        name: named(it),
+        addresses: addressesOf(it),
+        subnets: subnetsOf(it),
+      })),
+    ];
+  }
+
+  routes(): readonly ApiRoute[] {
+    return [
+      {
+        method: 'GET',
+        path: '/v1/flows',
+        answer: async ({ query }): Promise<FlowsMessage> => {
+          const filter = flowFilter(query, Date.now());
+          const wait = query.get('wait');
+          if (wait === null) return this.#flows.query(filter);
+          return await this.#flows.follow(filter, Math.min(durationMs(wait), WAIT_MS_MAX));
+        },
+      },
+    ];
+  }
+}
