@@ -71,7 +71,7 @@ const cleanupArgs = [
 
 const weft = (...args: string[]) => collect([WEFT, ...args], { netns });
 const ask = async <T>(...args: string[]): Promise<T> =>
-  JSON.parse(await run([WEFT, ...args, '--json', ...common], { netns })) as T;
+  JSON.parse(await run([WEFT, ...args, '-o', 'json', ...common], { netns })) as T;
 
 async function health(path: string): Promise<{ status: number; body: string }> {
   const script = `const r = await fetch(process.argv[1]); console.log(r.status + ' ' + await r.text())`;
@@ -88,7 +88,7 @@ const startDaemon = (...extra: string[]): Promise<Running> =>
     ready: {
       condition: (signal) =>
         poll(async () => {
-          const { exitCode, stdout } = await weft('status', '--json', ...common);
+          const { exitCode, stdout } = await weft('status', '-o', 'json', ...common);
           if (exitCode !== 0) return undefined;
           return (JSON.parse(stdout) as StatusMessage).ready ? true : undefined;
         }, signal),
@@ -367,7 +367,7 @@ test.serial(
       logFile,
     });
     const reason = await poll(async () => {
-      const { exitCode, stdout } = await weft('status', '--json', ...common);
+      const { exitCode, stdout } = await weft('status', '-o', 'json', ...common);
       if (exitCode !== 0) return undefined;
       const { ready, forwarding, reasons } = JSON.parse(stdout) as StatusMessage;
       t.false(ready || forwarding);

@@ -8,18 +8,7 @@ import { createInterface } from 'node:readline';
 import pico from 'picocolors';
 import type { Argv } from 'yargs';
 import { CNI_VERSIONS, NETWORK_NAME } from '../wire/cni.ts';
-import {
-  type Option,
-  type OptionName,
-  type ResolvedConfig,
-  ConfigError,
-  OPTIONS,
-  flagOf,
-  optionNames,
-  printConfig,
-  resolveConfig,
-  variableOf,
-} from './config.ts';
+import { ConfigError, OPTIONS, flagOf, optionNames, printConfig } from './config.ts';
 import type {
   IpamCheckMessage,
   IpamMessage,
@@ -28,14 +17,23 @@ import type {
   StatusMessage,
 } from './messages.ts';
 import { didYouMean } from '../objects/nearest.ts';
-import type { Ask } from './object-commands.ts';
+import {
+  type Flags,
+  NAMESPACE_OPTION,
+  OUTPUT_OPTION,
+  UsageError,
+  ask,
+  asking,
+  configOf,
+  etcdOptions,
+  print,
+  printAs,
+  show,
+  textOf,
+  textsOf,
+  withOptions,
+} from './cli.ts';
 import { VERSION } from './version.ts';
-
-/** The command line cannot be understood. */
-class UsageError extends Error {
-  override readonly name = 'UsageError';
-  readonly code = 'ERR_USAGE';
-}
 
 /** Refused before anything was touched. */
 const REFUSALS = new Set([
@@ -48,53 +46,6 @@ const REFUSALS = new Set([
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
 ]);
-
-type Flags = Readonly<Record<string, unknown>>;
-
-const print = (text: string): void => void process.stdout.write(`${text}\n`);
-
-/** What yargs made of a flag, as the text the operator wrote. */
-function flagText(name: OptionName, value: unknown): string {
-  const { kind } = OPTIONS[name];
-  if (Array.isArray(value)) {
-    if (kind !== 'list') throw new UsageError(`--${flagOf(name)} is given more than once`);
-    return value.map(String).join(',');
-  }
-  // A boolean flag alone, as flannel's.
-  return kind === 'boolean' && value === '' ? 'true' : String(value);
-}
-
-function configOf(flags: Flags): ResolvedConfig {
-  const given: Partial<Record<OptionName, string>> = {};
-  for (const name of optionNames) {
-    const value = flags[flagOf(name)];
-    if (value !== undefined) given[name] = flagText(name, value);
-  }
-  const file = flags['config'];
-  if (Array.isArray(file)) throw new UsageError('--config is given more than once');
-  return resolveConfig(given, process.env, typeof file === 'string' ? file : undefined);
-}
-
-/** The table's options as flags. Values stay text: the table parses them, whatever their source. */
-function withOptions(command: Argv, names: readonly OptionName[]): Argv {
-  let it = command.option('config', {
-    type: 'string',
-    requiresArg: true,
-    describe: 'YAML file of options, by their flags without the dashes [WEFT_CONFIG]',
-  });
-  for (const name of names) {
-    const { kind, text, description, textMeans }: Option<unknown> = OPTIONS[name];
-    it = it.option(flagOf(name), {
-      type: 'string',
-      requiresArg: kind !== 'boolean',
-      describe: `${description} [${variableOf(name)}]`,
-      defaultDescription: text === '' ? (textMeans ?? 'none') : text,
-    });
-  }
-  return it;
-}
-
-const etcdOptions = optionNames.filter((name) => name.startsWith('etcd'));
 
 async function daemon(flags: Flags): Promise<void> {
   const resolved = configOf(flags);
@@ -133,29 +84,6 @@ async function cleanup(flags: Flags): Promise<void> {
   const removed = await cleanUp(config, options, log, stop.signal);
   for (const it of removed) print(`removed ${it}`);
   if (removed.length === 0) print('nothing to remove');
-}
-
-async function ask<T>(flags: Flags, method: string, path: string, body?: unknown): Promise<T> {
-  const { askDaemon } = await import('./api-client.ts');
-  return await askDaemon<T>(configOf(flags).config.stateDir, method, path, body);
-}
-
-const asking =
-  (flags: Flags): Ask =>
-  (method, path, body) =>
-    ask(flags, method, path, body);
-
-/** Yargs gives one text, or a list of them. */
-function textsOf(flags: Flags, name: string): readonly string[] {
-  const value = flags[name];
-  return (Array.isArray(value) ? value : [value]).filter((it) => typeof it === 'string');
-}
-
-/** A flag that may be there once. */
-function textOf(flags: Flags, name: string): string | null {
-  const [text = null, second] = textsOf(flags, name);
-  if (second !== undefined) throw new UsageError(`--${name} is given more than once`);
-  return text;
 }
 
 /** Problems on stderr, a line each, before the line that says what follows. */
@@ -211,15 +139,10 @@ const get = (flags: Flags): Promise<void> =>
       },
       asking(flags),
     );
-    const output = textOf(flags, 'output') ?? 'table';
-    if (output === 'json') print(JSON.stringify(asOne(got), null, 2));
-    else if (output === 'yaml') {
-      const { stringify } = await import('yaml');
-      print(stringify(asOne(got), { lineWidth: 0, aliasDuplicateObjects: false }).trimEnd());
-    } else if (output === 'table') {
+    await printAs(flags, asOne(got), async () => {
       const { objectsTable } = await import('./tables.ts');
-      print(objectsTable(got.names.kind, got.items, isAll));
-    } else throw new UsageError(`--output: "${output}" is not table, yaml or json`);
+      return objectsTable(got.names.kind, got.items, isAll);
+    });
   });
 
 const FILES_OPTION = {
@@ -240,10 +163,6 @@ const policy = (flags: Flags): Promise<void> =>
     if (action !== 'verdict' && action !== 'matrix') {
       throw new UsageError(`weft policy: "${action}" is neither verdict nor matrix`);
     }
-    const output = textOf(flags, 'output') ?? 'table';
-    if (output !== 'table' && output !== 'json' && output !== 'yaml') {
-      throw new UsageError(`--output: "${output}" is not table, yaml or json`);
-    }
     const paths = textsOf(flags, 'filename');
     if (paths.length === 0) throw new UsageError('say which objects: -f FILE');
     const { answerPolicyQuestion } = await import('./policy-cli.ts');
@@ -259,30 +178,9 @@ const policy = (flags: Flags): Promise<void> =>
       },
       process.stdin,
     );
-    if (output === 'table') print(table());
-    else if (output === 'json') print(JSON.stringify(value));
-    else {
-      const { stringify } = await import('yaml');
-      print(stringify(value, { lineWidth: 0, aliasDuplicateObjects: false }).trimEnd());
-    }
+    await printAs(flags, value, table);
     if (!isAllowed) process.exitCode = 1;
   });
-
-const NAMESPACE_OPTION = {
-  alias: 'n',
-  type: 'string',
-  requiresArg: true,
-  describe: 'the namespace; "default" if it is left out',
-} as const;
-
-type Format<M> = (tables: typeof import('./tables.ts'), message: M) => string;
-
-/** As JSON with --json, else as `format` has it. */
-async function show<M>(flags: Flags, path: string, format: Format<M>): Promise<void> {
-  const message = await ask<M>(flags, 'GET', path);
-  if (flags['json'] === true) print(JSON.stringify(message, null, 2));
-  else print(format(await import('./tables.ts'), message));
-}
 
 async function releaseLease(flags: Flags): Promise<void> {
   const which = encodeURIComponent(String(flags['key']));
@@ -305,11 +203,9 @@ async function showIpam(flags: Flags): Promise<void> {
 
 async function checkIpam(flags: Flags): Promise<void> {
   const { attachments, problems } = await ask<IpamCheckMessage>(flags, 'GET', '/v1/ipam/check');
-  if (flags['json'] === true) print(JSON.stringify({ attachments, problems }, null, 2));
-  else {
-    for (const it of problems) print(it);
-    if (problems.length === 0) print(`${attachments} pods, all as they should be`);
-  }
+  await printAs(flags, { attachments, problems }, () =>
+    problems.length === 0 ? `${attachments} pods, all as they should be` : problems.join('\n'),
+  );
   if (problems.length > 0) process.exitCode = 1;
 }
 
@@ -376,7 +272,6 @@ async function logs(flags: Flags): Promise<void> {
   await Promise.race([read(), opened]);
 }
 
-const JSON_OPTION = { type: 'boolean', describe: 'print the answer as JSON' } as const;
 const COMMANDS = [
   'apply',
   'daemon',
@@ -538,7 +433,7 @@ async function main(args: readonly string[]): Promise<void> {
                 requiresArg: true,
                 describe: 'only the pod that has this address',
               })
-              .option('json', JSON_OPTION)
+              .option('output', OUTPUT_OPTION)
               .epilogue('For example: weft ipam show --ip 10.244.1.7'),
           showIpam,
         )
@@ -547,7 +442,7 @@ async function main(args: readonly string[]): Promise<void> {
           'Compare what is recorded with what is on the host; exit code 1 if they differ',
           (check) =>
             withOptions(check, ['stateDir'])
-              .option('json', JSON_OPTION)
+              .option('output', OUTPUT_OPTION)
               .epilogue(
                 'A pod whose namespace is gone without a DEL shows as leaked: the next start of the ' +
                   "daemon, or the\nruntime's GC, frees its address.",
@@ -561,7 +456,7 @@ async function main(args: readonly string[]): Promise<void> {
         .command(
           'list',
           'All nodes and their subnets',
-          (list) => withOptions(list, ['stateDir']).option('json', JSON_OPTION),
+          (list) => withOptions(list, ['stateDir']).option('output', OUTPUT_OPTION),
           (flags) =>
             show<LeasesMessage>(flags, '/v1/leases', (tables, leases) =>
               tables.leasesTable(leases),
@@ -576,7 +471,7 @@ async function main(args: readonly string[]): Promise<void> {
                 type: 'string',
                 describe: 'the lease (10.5.52.0-24), a public address of its node, or "own"',
               })
-              .option('json', JSON_OPTION),
+              .option('output', OUTPUT_OPTION),
           (flags) =>
             show<LeaseMessage>(
               flags,
@@ -640,12 +535,7 @@ async function main(args: readonly string[]): Promise<void> {
             type: 'boolean',
             describe: 'of all namespaces',
           })
-          .option('output', {
-            alias: 'o',
-            type: 'string',
-            requiresArg: true,
-            describe: 'table, yaml or json',
-          }),
+          .option('output', OUTPUT_OPTION),
       get,
     )
     .command(
@@ -690,12 +580,7 @@ async function main(args: readonly string[]): Promise<void> {
             requiresArg: true,
             describe: 'JSON file: a list of {"from", "to", "protocol", "port"}; - for stdin',
           })
-          .option('output', {
-            alias: 'o',
-            type: 'string',
-            requiresArg: true,
-            describe: 'table, yaml or json',
-          })
+          .option('output', OUTPUT_OPTION)
           .epilogue(
             'For example: weft policy verdict -f policies/ -f pods.yaml --from web/a --to db/b --port 5432\n\n' +
               'Exit code 0: allowed; 1: denied; 2: the question or the objects are wrong.',
@@ -705,7 +590,7 @@ async function main(args: readonly string[]): Promise<void> {
     .command(
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
-      (it) => withOptions(it, ['stateDir']).option('json', JSON_OPTION),
+      (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
       (flags) =>
         show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
     )
@@ -730,7 +615,6 @@ async function main(args: readonly string[]): Promise<void> {
         'config',
         'print-config',
         'release-lease',
-        'json',
         'bin-dir',
         'conf-dir',
         'cni-version',

@@ -106,7 +106,7 @@ function leaseEnd(lease: NonNullable<StatusMessage['lease']>): string {
   return `ends in ${Math.floor(minutes / 60)} h ${minutes % 60} min unless renewed`;
 }
 
-/** So many problems are shown; --json has them all. */
+/** So many problems are shown; -o json has them all. */
 const PROBLEMS_SHOWN = 5;
 
 function objectRows({ listed, policies, services, problems }: ObjectsStatus): string[][] {
@@ -120,7 +120,7 @@ function objectRows({ listed, policies, services, problems }: ObjectsStatus): st
     ...rows,
     ['problems', String(problems.length)],
     ...problems.slice(0, PROBLEMS_SHOWN).map((it) => ['', it]),
-    ...(more > 0 ? [['', `and ${more} more: weft status --json`]] : []),
+    ...(more > 0 ? [['', `and ${more} more: weft status -o json`]] : []),
   ];
 }
 

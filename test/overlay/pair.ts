@@ -90,7 +90,7 @@ const ask = <T>(node: LabNode, path: string): Promise<T> =>
     }).on('error', reject);
   });
 
-/** What `weft status --json` prints. */
+/** What `weft status -o json` prints. */
 export const statusOf = (node: LabNode): Promise<StatusMessage> => ask(node, '/v1/status');
 
 /** The node's pods and their addresses. */

@@ -42,7 +42,7 @@ test.before(async () => {
 test.after.always(() => lab?.[Symbol.asyncDispose]());
 
 const ask = async <T>(...args: string[]): Promise<T> => {
-  const { stdout } = await collect([WEFT, ...args, '--json', `--state-dir=${node.stateDir}`], {
+  const { stdout } = await collect([WEFT, ...args, '-o', 'json', `--state-dir=${node.stateDir}`], {
     netns: node.netns,
   });
   return JSON.parse(stdout) as T;

@@ -83,7 +83,7 @@ async function refuses(t: ExecutionContext, it: Call, code: number, msg: RegExp)
 }
 
 const used = async (): Promise<number> => {
-  const argv = [WEFT, 'ipam', 'show', '--json', `--state-dir=${node.stateDir}`];
+  const argv = [WEFT, 'ipam', 'show', '-o', 'json', `--state-dir=${node.stateDir}`];
   return (JSON.parse(await node.run(argv)) as IpamMessage).used;
 };
 
