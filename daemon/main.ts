@@ -26,6 +26,7 @@ import {
   asking,
   configOf,
   etcdOptions,
+  outputOf,
   print,
   printAs,
   show,
@@ -163,6 +164,7 @@ const policy = (flags: Flags): Promise<void> =>
     if (action !== 'verdict' && action !== 'matrix') {
       throw new UsageError(`weft policy: "${action}" is neither verdict nor matrix`);
     }
+    outputOf(flags);
     const paths = textsOf(flags, 'filename');
     if (paths.length === 0) throw new UsageError('say which objects: -f FILE');
     const { answerPolicyQuestion } = await import('./policy-cli.ts');
