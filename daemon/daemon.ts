@@ -409,6 +409,7 @@ class NodeDaemon {
               maxFlows: config.maxFlows,
               loose: config.established === 'loose',
             },
+      events: config.flowEvents,
       report,
     });
     open.defer(async () => {
