@@ -304,6 +304,8 @@ function createThread(
   const worker = new Worker(new URL('worker.ts', import.meta.url), {
     workerData: task,
     name: `weft-queue-${index}`,
+    // Carrying packets allocates nothing.
+    resourceLimits: { maxYoungGenerationSizeMb: 3 },
     // Ours come from system calls that Node.js does not see.
     trackUnmanagedFds: false,
   });
