@@ -7,6 +7,7 @@
  * Names are looked up when an event is read, because a pod may be gone when somebody asks; why policy
  * denied is explained when somebody asks, by the policies as they are then.
  */
+import { randomUUID } from 'node:crypto';
 import type { ObjectSet, Pod, Protocol } from '../objects/types.ts';
 import {
   EVENT_BEGAN,
@@ -249,6 +250,7 @@ export class FlowLog {
   /** Events that were ever read: the number of the next one. */
   #count = 0;
   #lost = 0;
+  readonly #run = randomUUID();
   #arrived = Promise.withResolvers<void>();
 
   constructor(options: FlowLogOptions) {
@@ -300,7 +302,7 @@ export class FlowLog {
       }
     }
     if (!forward) flows.reverse();
-    return { flows, next, lost: this.#lost };
+    return { flows, next, run: this.#run, lost: this.#lost };
   }
 
   /** The same, but waits for one to come for `waitMs` at most. */

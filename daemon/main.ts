@@ -33,6 +33,7 @@ import {
   textsOf,
   withOptions,
 } from './cli.ts';
+import { flowsCommand } from './flow-commands.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -45,6 +46,7 @@ const REFUSALS = new Set([
   'ERR_ETCD_OPTIONS',
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
+  'ERR_FILTER',
 ]);
 
 async function daemon(flags: Flags): Promise<void> {
@@ -278,6 +280,7 @@ const COMMANDS = [
   'cleanup',
   'cni',
   'delete',
+  'flows',
   'get',
   'ipam',
   'lease',
@@ -594,6 +597,7 @@ async function main(args: readonly string[]): Promise<void> {
       (flags) =>
         show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
     )
+    .command(flowsCommand)
     .command(
       'logs [file]',
       "Make the daemon's log readable, from a file or stdin",
@@ -633,6 +637,13 @@ async function main(args: readonly string[]): Promise<void> {
         'port',
         'protocol',
         'probes',
+        'follow',
+        'verdict',
+        'reason',
+        'with',
+        'service',
+        'since',
+        'last',
       ];
       throw new UsageError(explain(message, args, known));
     });

@@ -128,6 +128,8 @@ export interface FlowsMessage {
   readonly flows: readonly FlowMessage[];
   /** `after` of the question that goes on from here. */
   readonly next: number;
+  /** Another one: another daemon, which counts anew. */
+  readonly run: string;
   /** Events since the daemon began that nobody will see: they came faster than they were read. */
   readonly lost: number;
 }
