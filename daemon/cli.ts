@@ -108,7 +108,7 @@ export const OUTPUT_OPTION = {
 } as const;
 
 /** @throws UsageError */
-function outputOf(flags: Flags): 'table' | 'yaml' | 'json' {
+export function outputOf(flags: Flags): 'table' | 'yaml' | 'json' {
   const output = textOf(flags, 'output') ?? 'table';
   if (output === 'table' || output === 'yaml' || output === 'json') return output;
   throw new UsageError(`--output: "${output}" is not table, yaml or json`);

@@ -12,7 +12,7 @@ import {
   textOf,
   withOptions,
 } from './cli.ts';
-import type { FlowEndMessage, FlowMessage, FlowsMessage } from './messages.ts';
+import { type FlowMessage, type FlowsMessage, endText } from './messages.ts';
 
 /** Shorter than askDaemon waits for an answer. */
 const WAIT = '10s';
@@ -40,15 +40,6 @@ type Colors = Pick<typeof pico, 'dim' | 'green' | 'red'>;
 
 /** Names come from etcd and from packets. */
 const plain = (text: string): string => text.replaceAll(/\p{Cc}/gu, '?');
-
-/** `shop/web:4000`, `node/n1:4000`, `10.0.0.1:4000`, `[fd00::1]:4000`; without a port, ICMP's. */
-export function endText({ address, port, namespace, pod, node }: FlowEndMessage): string {
-  if (address === null) return '?';
-  const named =
-    pod === null ? (node === null ? null : `node/${node}`) : `${namespace ?? ''}/${pod}`;
-  if (port === null) return named ?? address;
-  return `${named ?? (address.includes(':') ? `[${address}]` : address)}:${port}`;
-}
 
 /** One line: when, where, who asked whom, what was decided, and why. */
 export function flowLine(flow: FlowMessage, colors: Colors): string {
