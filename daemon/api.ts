@@ -134,8 +134,7 @@ async function answer(
     const result = await match.route.answer({ parts: match.parts, query: searchParams, body });
     if (result instanceof Answer) {
       send(response, result.status, result.body, result.textType);
-    }
-    else send(response, 200, result);
+    } else send(response, 200, result);
   } catch (error) {
     let status = 500;
     let { code, message } = { code: 'ERR_INTERNAL', message: 'the daemon failed; see its log' };
