@@ -48,10 +48,13 @@ export interface ApiRoute {
 export class Answer {
   readonly status: number;
   readonly body: unknown;
+  /** Null: the body is sent as JSON; else it is text of this type. */
+  readonly textType: string | null;
 
-  constructor(status: number, body: unknown) {
+  constructor(status: number, body: unknown, textType: string | null = null) {
     this.status = status;
     this.body = body;
+    this.textType = textType;
   }
 }
 
@@ -93,10 +96,17 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-function send(response: ServerResponse, status: number, body: unknown): void {
-  const text = body === undefined ? '' : `${JSON.stringify(body)}\n`;
+function send(
+  response: ServerResponse,
+  status: number,
+  body: unknown,
+  textType: string | null = null,
+): void {
+  let text = textType === null ? `${JSON.stringify(body)}\n` : String(body);
+  if (body === undefined) text = '';
   response.writeHead(body === undefined ? 204 : status, {
-    'content-type': 'application/json',
+    'content-type': textType ?? 'application/json',
+    'x-content-type-options': 'nosniff',
     'content-length': Buffer.byteLength(text),
     'cache-control': 'no-store',
   });
@@ -122,8 +132,9 @@ async function answer(
     }
     const body = await readBody(request);
     const result = await match.route.answer({ parts: match.parts, query: searchParams, body });
-    if (result instanceof Answer) send(response, result.status, result.body);
-    else send(response, 200, result);
+    if (result instanceof Answer) {
+      send(response, result.status, result.body, result.textType);
+    } else send(response, 200, result);
   } catch (error) {
     let status = 500;
     let { code, message } = { code: 'ERR_INTERNAL', message: 'the daemon failed; see its log' };

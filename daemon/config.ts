@@ -204,6 +204,8 @@ export function parseOffloads(text: string): Offloads {
   return offloads as unknown as Offloads;
 }
 
+export const offloadName = (rung: keyof Offloads): string => RUNGS[rung].name;
+
 /** `tun-tso, batch`; the names of the rungs in use, or `none`. */
 export const formatOffloads = (offloads: Offloads): string =>
   rungs
@@ -435,14 +437,14 @@ export const OPTIONS = {
     kind: 'string',
     text: '0.0.0.0',
     parse: (text): IpAddress => parseAddress(text),
-    description: 'address of the health check',
+    description: 'address on which health and metrics are told',
   }),
   healthzPort: option({
     kind: 'number',
     text: '0',
     textMeans: 'off',
     parse: parseInteger(0, 65_535),
-    description: 'port of the health check, GET /healthz',
+    description: 'port of /livez, /healthz, /readyz and /metrics',
   }),
   stateDir: option({
     kind: 'string',

@@ -19,7 +19,7 @@ import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
-import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
+import { ApiError, type ApiRoute, listenOnSocket } from './api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -31,7 +31,15 @@ import {
   type Tables,
   compileTables,
 } from './objects.ts';
+import {
+  type HealthSubject,
+  type Readiness,
+  checksOf,
+  listenForHealth,
+  reasonsOf,
+} from './health.ts';
 import { HealthCheckServers } from './health-checks.ts';
+import type { Reading } from './metrics.ts';
 import { PolicyCompiler } from '../policy/compile.ts';
 import { ServiceCompiler } from '../service/compile.ts';
 import { ServiceHost } from './service-host.ts';
@@ -209,7 +217,11 @@ class NodeDaemon {
     const signal = AbortSignal.any([stop, this.#ending.signal]);
     await using open = new AsyncDisposableStack();
     open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
-    await this.#listenHealthz(open);
+    open.use(
+      await listenForHealth(this.#config, this.#healthSubject(), (err) =>
+        this.#log.error({ err }, 'a question about health was not answered'),
+      ),
+    );
     open.use(this.#healthChecks);
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
@@ -299,36 +311,40 @@ class NodeDaemon {
     return this.#reasons()[0] ?? 'the daemon is starting';
   }
 
-  async #listenHealthz(open: AsyncDisposableStack): Promise<void> {
-    const { healthzIp, healthzPort } = this.#config;
-    if (healthzPort === 0) return;
-    const check = (path: string, isGood: () => boolean): ApiRoute => ({
-      method: 'GET',
-      path,
-      answer: () => {
-        const good = isGood();
-        const reasons = this.#reasons();
-        const status = good ? 'ok' : 'unavailable';
-        const objects = this.#objectsMessage();
-        const counts = objects && { ...objects, problems: objects.problems.length };
-        const body = { status, ready: reasons.length === 0, reasons, objects: counts };
-        return new Answer(good ? 200 : 503, body);
-      },
-    });
-    const routes = [
-      check('/healthz', () => this.#forwarding()),
-      check('/readyz', () => this.#reasons().length === 0),
-    ];
-    const onError = (err: unknown): void => this.#log.error({ err }, 'health check failed');
-    const host = formatAddress(healthzIp);
-    try {
-      open.use(await listenOnTcp(host, healthzPort, { routes, onError }));
-    } catch (cause) {
-      const { code } = cause as NodeJS.ErrnoException;
-      throw new ConfigError(`--healthz-port: cannot listen on ${host} ${healthzPort} (${code})`, {
-        cause,
-      });
-    }
+  /** For those who watch the node. */
+  #healthSubject(): HealthSubject {
+    return {
+      forwarding: () => this.#forwarding(),
+      readiness: () => this.#readiness(),
+      objects: () => this.#objectsMessage(),
+      dataplane: () => this.#dataplane,
+      reading: () => this.#reading(),
+    };
+  }
+
+  #reading(): Reading {
+    const { nodeName: node, workers, maxFlows } = this.#config;
+    const dataplane = this.#dataplane;
+    const state = this.#keeper?.state;
+    return {
+      node,
+      version: VERSION,
+      startedAtMs: Date.parse(this.#startedAt),
+      forwarding: this.#forwarding(),
+      checks: checksOf(this.#readiness()),
+      leaseLeftS: state?.kind === 'held' ? (state.deadlineMs - bootTimeMs()) / 1000 : null,
+      peers: this.#peers?.length ?? 0,
+      probes: null,
+      pods: this.#pods?.attachments.length ?? 0,
+      objects: this.#objectsMessage(),
+      workers,
+      maxFlows,
+      offloads: dataplane?.offloads ?? null,
+      counters: dataplane?.counters() ?? null,
+      dropsIn: dataplane?.dropsIn() ?? null,
+      generations: dataplane?.generations() ?? null,
+      eventsLost: this.#observation.eventsLost,
+    };
   }
 
   async #start(open: AsyncDisposableStack, signal: AbortSignal): Promise<void> {
@@ -917,24 +933,27 @@ class NodeDaemon {
   }
 
   #reasons(): readonly string[] {
-    const reasons: string[] = [];
+    return reasonsOf(this.#readiness());
+  }
+
+  #readiness(): Readiness {
     const state = this.#keeper?.state;
-    if (this.#dataplane === null) reasons.push(this.#stage);
-    else if (state?.kind === 'lost') {
-      reasons.push(`lease ${state.lease.key} is lost: ${state.reason.message}`);
-    } else if (state?.kind !== 'held') reasons.push('no subnet leased');
-    else if (this.#peers === null) reasons.push('peers have not been listed yet');
-    else if (!this.#hostApplied) reasons.push('routes and rules are not set yet');
-    else if (!this.#knowsObjects()) {
-      reasons.push('policies and Services have not been listed yet');
-    }
-    if (this.#objectFailure !== '') {
-      reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
-    }
-    if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
     const interruption = this.#interruption ?? this.#objectInterruption;
-    if (interruption !== null) reasons.push(`etcd: ${interruption.message}`);
-    return reasons;
+    let lease = state?.kind === 'held' ? null : 'no subnet leased';
+    if (state?.kind === 'lost') {
+      lease = `lease ${state.lease.key} is lost: ${state.reason.message}`;
+    }
+    return {
+      packetPath: this.#dataplane === null ? this.#stage : null,
+      lease,
+      arePeersKnown: this.#peers !== null,
+      isHostApplied: this.#hostApplied,
+      hostProblem: this.#hostProblem?.message ?? null,
+      areObjectsKnown: this.#knowsObjects(),
+      objectFailure: this.#objectFailure === '' ? null : this.#objectFailure,
+      store: interruption?.message ?? null,
+      firstAnswer: this.#fixed === null ? this.#stage : null,
+    };
   }
 
   #isOwn(lease: Pick<NodeLease, 'publicIp4' | 'publicIp6'>): boolean {

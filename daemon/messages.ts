@@ -98,7 +98,7 @@ export interface FlowMessage {
   /** Where it was seen. */
   readonly node: string;
   readonly verdict: 'forwarded' | 'dropped';
-  /** A drop reason (docs/packet-path.md), or null. */
+  /** A drop reason (docs/drop-reasons.md), or null. */
   readonly reason: string | null;
   /** egress: from a pod, the node or a client; ingress: from another node. */
   readonly direction: 'egress' | 'ingress';

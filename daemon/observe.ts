@@ -68,6 +68,11 @@ export class Observation {
     return { [Symbol.dispose]: () => clearInterval(timer) };
   }
 
+  /** Events since the start that nobody will see. */
+  get eventsLost(): number {
+    return this.#flows.lost;
+  }
+
   names(): Names {
     const { objects, nodeAddresses, lease, peers } = this.#options.view();
     return createNames(objects, this.nodes(nodeAddresses, lease, peers));

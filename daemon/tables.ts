@@ -3,6 +3,7 @@ import Table from 'cli-table3';
 import pico from 'picocolors';
 import type { Kind } from '../objects/types.ts';
 import type { Verdict } from '../policy/reference.ts';
+import { DROP_TEXTS } from '../wire/drop-texts.ts';
 import {
   type IpamMessage,
   type LeaseMessage,
@@ -127,6 +128,13 @@ function objectRows({ listed, policies, services, problems }: ObjectsStatus): st
   ];
 }
 
+/** Of the counter `drop.REASON` what the reason means, of others nothing. */
+function dropMeans(counter: string): string {
+  const [kind, reason = ''] = counter.split('.');
+  if (kind !== 'drop' || !Object.hasOwn(DROP_TEXTS, reason)) return '';
+  return DROP_TEXTS[reason as keyof typeof DROP_TEXTS].means;
+}
+
 export function statusText(status: StatusMessage): string {
   const { overlay, underlay, lease, offloads, objects } = status;
   const used = Object.entries(offloads ?? {}).flatMap(([name, on]) => (on ? [name] : []));
@@ -172,8 +180,8 @@ export function statusText(status: StatusMessage): string {
   if (counters.length > 0) {
     parts.push(
       columns(
-        ['COUNTER', ''],
-        counters.map(([name, value]) => [name, String(value)]),
+        ['COUNTER', '', ''],
+        counters.map(([name, value]) => [name, String(value), dropMeans(name)]),
       ),
     );
   }

@@ -35,7 +35,7 @@ import {
   readTcpFlags,
 } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, readUdpLength } from '../wire/udp.ts';
-import { Counter } from './counters.ts';
+import { Counter, DROPS_IN } from './counters.ts';
 import type { Flows } from './flows.ts';
 import type { EventWriter } from './event-ring.ts';
 import type { HeldFragments } from './held-fragments.ts';
@@ -147,6 +147,7 @@ export function createCoalescer(
       const large = protocol === PROTOCOL_TCP || gsoSize > 0;
       if (flags === 0 || !large || piece <= 0) {
         counters[Drop.oversized]!++;
+        counters[DROPS_IN + Drop.oversized]!++;
         events?.dropped(Drop.oversized, ip, ip + bytes, false, -1, true);
       } else writeLarge(ip, ipHeader, protocol, header, bytes, piece);
       return;
@@ -474,6 +475,7 @@ export function createCoalescer(
 
   function count(drop: Drop, segments: number): void {
     counters[drop === Drop.none ? Counter.tunDelivered : drop]! += segments;
+    if (drop !== Drop.none) counters[DROPS_IN + drop]! += segments;
   }
 
   function flush(): void {

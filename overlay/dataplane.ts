@@ -4,6 +4,7 @@
  */
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { MessageChannel, Worker } from 'node:worker_threads';
+import { bootTimeMs } from '../ipam/clock.ts';
 import { SystemCallError } from '../linux/errno.ts';
 import { errno, eventfd } from '../linux/libc.ts';
 import { type TunnelTap, openTun, openTunnelTap, setUp } from '../linux/tun.ts';
@@ -16,7 +17,7 @@ import {
   socketDrops,
 } from '../linux/udp.ts';
 import { type IpAddress, familyOf } from '../wire/address.ts';
-import { createCounters, sumCounters } from './counters.ts';
+import { createCounters, sumCounters, sumDropsIn } from './counters.ts';
 import {
   type FlowMemory,
   closeFlowMemory,
@@ -29,6 +30,7 @@ import {
   CONTROL_GENERATION,
   CONTROL_INSTALLED,
   CONTROL_NO_TUNNEL,
+  CONTROL_SEEN,
   CONTROL_STOP,
   CONTROL_WORDS,
   type SendingSockets,
@@ -48,6 +50,8 @@ const PATH_MTU_INTERVAL_MS = 250;
 /** The whole flow table is looked through for what has expired in so many turns of a second each. */
 const SWEEP_TURNS = 30;
 const SWEEP_INTERVAL_MS = 1000;
+/** A worker that answers is asked again for a sign of life no sooner than this. */
+const ASK_AGAIN_MS = 1000;
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -207,12 +211,12 @@ async function open(
   await Promise.all(threads.map(({ ready }) => ready));
   const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
-  const parts = createSharedParts(() =>
+  const installed = (): number =>
     starts.reduce(
       (least, _, index) => Math.min(least, Atomics.load(control, CONTROL_INSTALLED + index)),
       Infinity,
-    ),
-  );
+    );
+  const parts = createSharedParts(installed);
   const inSharedMemory = ({ policy, services, ...rest }: Snapshot): Snapshot => ({
     ...parts.place('rest', rest, rest.generation),
     policy: parts.place('policy', policy, rest.generation),
@@ -229,6 +233,19 @@ async function open(
     last = state;
     for (const port of snapshotPorts) port.postMessage(snapshot);
     announce();
+  };
+  let question = { generation: 0, askedMs: -Infinity };
+  const silentMs = (): number => {
+    const nowMs = bootTimeMs();
+    const { generation, askedMs } = question;
+    const hasSeen = (_: unknown, index: number): boolean =>
+      Atomics.load(control, CONTROL_SEEN + index) >= generation;
+    if (!starts.every(hasSeen)) return nowMs - askedMs;
+    if (nowMs - askedMs >= ASK_AGAIN_MS) {
+      announce();
+      question = { generation: Atomics.load(control, CONTROL_GENERATION), askedMs: nowMs };
+    }
+    return 0;
   };
   const watchPathMtus = setInterval(() => {
     if (last !== null && pathMtus.look(last)) publish(last);
@@ -255,6 +272,9 @@ async function open(
       'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
       'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
+    dropsIn: () => sumDropsIn(starts.map(({ counters }) => counters)),
+    generations: () => ({ published: generation, installed: installed() }),
+    silentMs,
     readEvents: (take) => {
       let lost = 0;
       for (const { events } of starts) {

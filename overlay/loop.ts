@@ -16,7 +16,7 @@ import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import { createCoalescer } from './coalesce.ts';
-import { Counter } from './counters.ts';
+import { Counter, DROPS_IN } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
 import { createEventWriter } from './event-ring.ts';
 import { type FlowMemory, createFlowTable } from './flow-table.ts';
@@ -66,7 +66,9 @@ export const CONTROL_NO_TUNNEL = 2;
 /** One of each worker, by its index: the generation of the snapshot that it has installed last. */
 export const CONTROL_INSTALLED = 3;
 const WORKERS_MAX = 64;
-export const CONTROL_WORDS = CONTROL_INSTALLED + WORKERS_MAX;
+/** One of each worker: CONTROL_GENERATION as it has seen it last, between two batches. */
+export const CONTROL_SEEN = CONTROL_INSTALLED + WORKERS_MAX;
+export const CONTROL_WORDS = CONTROL_SEEN + WORKERS_MAX;
 
 /** What a worker sends from in one underlay family. */
 export interface SendingSockets {
@@ -263,6 +265,7 @@ export function createLoop(options: LoopOptions): Loop {
       const drop = ingress(at, end, ecn, sourceAt, gsoSize);
       if (drop === Drop.none) return;
       counters[drop]!++;
+      counters[DROPS_IN + drop]!++;
       events?.dropped(drop, at + ENCAPSULATION_BYTES, end, false, sourceAt, family === 4);
     };
     receivers.push(

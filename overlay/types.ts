@@ -4,6 +4,7 @@ import type { ServiceTable } from '../service/table.ts';
 import type { IpAddress, Ipv4, Ipv6 } from '../wire/address.ts';
 import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
+import type { DropName } from '../wire/drop-reason.ts';
 import type { Vni } from '../wire/vxlan.ts';
 
 /** Where packets of one inner family go: the peer's underlay address and its end point's address. */
@@ -129,6 +130,15 @@ export interface Dataplane {
   withdrawTunnelGso(reason: string): void;
   /** Sums over workers, by name: packets and bytes in and out, and one counter per drop reason. */
   counters(): Readonly<Record<string, number>>;
+  /** Of each drop reason, packets from peers; the rest of `drop.…` was on its way out. */
+  dropsIn(): Readonly<Partial<Record<DropName, number>>>;
+  /** Of what was published, and of what every worker decides by. Equal but for moments. */
+  generations(): { readonly published: number; readonly installed: number };
+  /**
+   * How long the slowest worker has owed a sign of life, in milliseconds; 0: none does. When all have
+   * answered the last question, a new one is put to them, for the next call to tell.
+   */
+  silentMs(): number;
   /**
    * Hands out what has happened to flows and packets since the last call (event-ring.ts): the record at
    * `at` of `ring` is good until `take` returns.
