@@ -20,6 +20,7 @@ import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
+import { Captures } from './capture.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -185,10 +186,20 @@ class NodeDaemon {
   } | null = null;
 
   readonly #observation: Observation;
+  readonly #captures: Captures;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
+    this.#captures = new Captures({
+      node: config.nodeName,
+      interfaceName: config.tunName,
+      rings: () => this.#dataplane?.captures ?? null,
+      view: () => this.#view(),
+      names: () => this.#observation.names(),
+      nodes: () => this.#observation.nodes(),
+      underlay: () => [underlay.address4, underlay.address6].filter((it) => it !== null),
+    });
     this.#underlay = underlay;
     this.#log = log;
     this.#objects =
@@ -413,6 +424,7 @@ class NodeDaemon {
     });
     open.defer(() => dataplane.stop());
     open.use(this.#observation.follow(dataplane));
+    open.use(this.#captures);
     this.#dataplane = dataplane;
     this.#publish();
     this.#markNode();
@@ -1000,6 +1012,7 @@ class NodeDaemon {
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#observation.routes(),
+      ...this.#captures.routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

@@ -33,6 +33,7 @@ import {
   textsOf,
   withOptions,
 } from './cli.ts';
+import { capture, withCaptureOptions } from './capture-command.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -45,6 +46,7 @@ const REFUSALS = new Set([
   'ERR_ETCD_OPTIONS',
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
+  'ERR_FILTER',
 ]);
 
 async function daemon(flags: Flags): Promise<void> {
@@ -274,6 +276,7 @@ async function logs(flags: Flags): Promise<void> {
 
 const COMMANDS = [
   'apply',
+  'capture',
   'daemon',
   'cleanup',
   'cni',
@@ -588,6 +591,12 @@ async function main(args: readonly string[]): Promise<void> {
       policy,
     )
     .command(
+      'capture',
+      'Packets of this node, with what was decided about each: in lines, or as a file',
+      withCaptureOptions,
+      capture,
+    )
+    .command(
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
       (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
@@ -633,6 +642,15 @@ async function main(args: readonly string[]): Promise<void> {
         'port',
         'protocol',
         'probes',
+        'write',
+        'pod',
+        'peer',
+        'verdict',
+        'reason',
+        'outer',
+        'snaplen',
+        'count',
+        'duration',
       ];
       throw new UsageError(explain(message, args, known));
     });

@@ -132,6 +132,16 @@ export interface FlowsMessage {
   readonly lost: number;
 }
 
+/** Header of the answer to GET /v1/capture, a stream of pcapng: DELETE /v1/capture/ID ends it. */
+export const CAPTURE_ID = 'weft-capture';
+
+/** DELETE /v1/capture/:id */
+export interface CaptureMessage {
+  readonly captured: number;
+  /** They came faster than they were read, by the daemon or the client. */
+  readonly lost: number;
+}
+
 export interface ErrorMessage {
   readonly error: { readonly code: string; readonly message: string };
 }

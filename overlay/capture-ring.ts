@@ -176,10 +176,11 @@ export interface CaptureWriter {
     ports: number,
     ecn: number,
   ) => void;
+  /** A datagram that is about to be looked at, from its VXLAN header on. */
+  readonly noteDatagram: (at: number, end: number) => void;
+  /** What became of it. */
   readonly received: (
     reason: Drop,
-    at: number,
-    end: number,
     sourceAt: number,
     outerIs4: boolean,
     ports: number,
@@ -189,6 +190,7 @@ export interface CaptureWriter {
 
 /** VXLAN and inner Ethernet headers. */
 const ENCAPSULATION_BYTES = 22;
+const DATAGRAM_BYTES_MAX = 65536;
 
 /**
  * @param view   of the arena
@@ -203,6 +205,11 @@ export function createCaptureWriter(
   const room = new DataView(ring.buffer, DATA * 4);
   const was = new Int32Array(ENDS_WORDS);
   const is = new Int32Array(ENDS_WORDS);
+  /** A received datagram as it came: what is done with it writes over its headers. */
+  const datagram = new DataView(new ArrayBuffer(DATAGRAM_BYTES_MAX));
+  let datagramBytes = 0;
+  /** Where `write` copies from. */
+  let source = view;
   /** Form, ports, address. */
   const outer = new Int32Array(6);
   let head = Atomics.load(ring, RING_HEAD);
@@ -339,10 +346,16 @@ export function createCaptureWriter(
     return most;
   }
 
-  function copyBytes(to: number, from: number, bytes: number): void {
+  function copyBytes(
+    toView: DataView,
+    to: number,
+    fromView: DataView,
+    from: number,
+    bytes: number,
+  ): void {
     let i = 0;
-    for (; i + 4 <= bytes; i += 4) room.setInt32(to + i, view.getInt32(from + i));
-    for (; i < bytes; i++) room.setUint8(to + i, view.getUint8(from + i));
+    for (; i + 4 <= bytes; i += 4) toView.setInt32(to + i, fromView.getInt32(from + i));
+    for (; i < bytes; i++) toView.setUint8(to + i, fromView.getUint8(from + i));
   }
 
   function write(
@@ -386,8 +399,8 @@ export function createCaptureWriter(
     ring[at + CAPTURE_STORED] = fromHead + fromBody;
     for (let i = 0; i < 6; i++) ring[at + CAPTURE_OUTER_FORM + i] = outer[i]!;
     const to = (head & (DATA_BYTES - 1)) + CAPTURE_WORDS * 4;
-    copyBytes(to, headAt, fromHead);
-    copyBytes(to + fromHead, bodyAt, fromBody);
+    copyBytes(room, to, source, headAt, fromHead);
+    copyBytes(room, to + fromHead, source, bodyAt, fromBody);
     head = (head + size) | 0;
     Atomics.store(ring, RING_HEAD, head);
   }
@@ -448,23 +461,29 @@ export function createCaptureWriter(
     write(mask, 0, flags, headBytes + bodyBytes, headAt, headBytes, bodyAt, bodyBytes);
   }
 
+  function noteDatagram(at: number, end: number): void {
+    readEnds(is, at + ENCAPSULATION_BYTES, end);
+    copyEnds();
+    datagramBytes = end - at;
+    copyBytes(datagram, 0, view, at, datagramBytes);
+  }
+
   function received(
     reason: Drop,
-    at: number,
-    end: number,
     sourceAt: number,
     outerIs4: boolean,
     ports: number,
     ecn: number,
   ): void {
-    readEnds(is, at + ENCAPSULATION_BYTES, end);
-    copyEnds();
     readOuter(sourceAt, outerIs4, ports, ecn);
     const mask = match(outers, reason);
-    if (mask !== 0) write(mask, reason, CAPTURE_OUTER, end - at, at, end - at, 0, 0);
+    if (mask === 0) return;
+    source = datagram;
+    write(mask, reason, CAPTURE_OUTER, datagramBytes, 0, datagramBytes, 0, 0);
+    source = view;
   }
 
-  return { begin, isInner, isOuter, note, decided, refused, sent, received };
+  return { begin, isInner, isOuter, note, decided, refused, sent, noteDatagram, received };
 }
 
 /**

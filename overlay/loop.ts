@@ -272,11 +272,12 @@ export function createLoop(options: LoopOptions): Loop {
       gsoSize: number,
     ): void => {
       const is4 = family === 4;
+      const isCaptured = capture !== null && capture.isOuter();
+      if (isCaptured) capture.noteDatagram(at, end);
       const drop = ingress(at, end, ecn, sourceAt, gsoSize);
-      if (capture !== null && capture.isOuter()) {
-        const from = view.getUint16(sourceAt + portOffset);
-        const ports = (from << 16) | options.port;
-        capture.received(drop, at, end, sourceAt, is4, ports, ecn);
+      if (isCaptured) {
+        const ports = (view.getUint16(sourceAt + portOffset) << 16) | options.port;
+        capture.received(drop, sourceAt, is4, ports, ecn);
       }
       if (drop === Drop.none) return;
       counters[drop]!++;
