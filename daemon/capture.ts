@@ -162,7 +162,7 @@ function packetAt(ring: Int32Array, at: number): CapturedPacket {
     stored: new Uint8Array(
       ring.buffer,
       (at + CAPTURE_WORDS) * 4,
-      ring[at + CAPTURE_STORED]!,
+      ring[at + CAPTURE_STORED],
     ).slice(),
     outer:
       address === null

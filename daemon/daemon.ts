@@ -67,6 +67,7 @@ import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
+import { type TracePlace, Traces } from './trace.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
@@ -678,6 +679,21 @@ class NodeDaemon {
     };
   }
 
+  #tracePlace(): TracePlace {
+    const { tunName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const { network, mtuBytes } = this.#fixed ?? {};
+    const networks = [network?.ipv4?.network, network?.ipv6?.network];
+    return {
+      tunName,
+      mtuBytes: mtuBytes ?? null,
+      directRouting: this.#directRouting(),
+      isForwarding: this.#forwarding(),
+      networks: networks.filter((it) => it !== undefined),
+      serviceNetworks,
+      externalIpBlocks,
+    };
+  }
+
   #compile(objects: ObjectSet, { pods, nodeAddresses }: NodeView): Tables {
     const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
     const own = this.#ownPodObjects(pods);
@@ -1013,6 +1029,13 @@ class NodeDaemon {
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#observation.routes(),
       ...this.#captures.routes(),
+      ...new Traces({
+        node: this.#config.nodeName,
+        view: () => this.#view(),
+        nodes: () => this.#observation.nodes(),
+        tables: () => this.#published?.tables ?? null,
+        place: () => this.#tracePlace(),
+      }).routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

@@ -34,6 +34,7 @@ import {
   withOptions,
 } from './cli.ts';
 import { capture, withCaptureOptions } from './capture-command.ts';
+import { trace, withTraceOptions } from './trace-command.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -47,6 +48,7 @@ const REFUSALS = new Set([
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
   'ERR_FILTER',
+  'ERR_TRACE',
 ]);
 
 async function daemon(flags: Flags): Promise<void> {
@@ -287,6 +289,7 @@ const COMMANDS = [
   'logs',
   'policy',
   'status',
+  'trace',
 ];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
@@ -602,6 +605,12 @@ async function main(args: readonly string[]): Promise<void> {
       (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
       (flags) =>
         show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
+    )
+    .command(
+      'trace',
+      'The way of a packet from a pod, stage by stage on both nodes, and where it would end',
+      withTraceOptions,
+      trace,
     )
     .command(
       'logs [file]',

@@ -132,6 +132,37 @@ export interface FlowsMessage {
   readonly lost: number;
 }
 
+/** One thing that is decided about a packet, or happens to it. */
+export interface TraceStage {
+  readonly node: string;
+  readonly stage:
+    'pod' | 'tun' | 'service' | 'egress' | 'route' | 'receive' | 'ingress' | 'node' | 'live';
+  readonly outcome: 'passes' | 'dropped';
+  /** A drop reason (docs/packet-path.md), or null. */
+  readonly reason: string | null;
+  readonly text: string;
+}
+
+/** One way that the packet may take: a Service has one for each endpoint. */
+export interface TracePath {
+  /** The endpoint, or null. */
+  readonly backend: string | null;
+  readonly arrives: boolean;
+  /** In order, up to the one that drops. */
+  readonly stages: readonly TraceStage[];
+}
+
+/** GET /v1/trace */
+export interface TraceMessage {
+  readonly from: string;
+  readonly to: string;
+  readonly protocol: string;
+  readonly port: number | null;
+  /** By every path. */
+  readonly arrives: boolean;
+  readonly paths: readonly TracePath[];
+}
+
 /** Header of the answer to GET /v1/capture, a stream of pcapng: DELETE /v1/capture/ID ends it. */
 export const CAPTURE_ID = 'weft-capture';
 

@@ -9,6 +9,7 @@ import type {
   LeasesMessage,
   ObjectsStatus,
   StatusMessage,
+  TraceMessage,
 } from './messages.ts';
 
 const PLAIN = {
@@ -287,4 +288,28 @@ export function matrixTable(
     ...answers[i]!.map((it) => (it === 'allow' ? '.' : 'X')),
   ]);
   return `${columns(head, rows)}\n. allowed  X denied`;
+}
+
+/** A block for each path, a line for each stage. */
+export function traceText({ from, to, protocol, arrives, paths }: TraceMessage): string {
+  const clean = (it: string): string => it.replaceAll(/\p{Cc}/gu, '?');
+  const blocks = paths.map(({ backend, stages, arrives: isThere }) => {
+    const rows = stages.map(({ node, stage, outcome, reason, text }) => [
+      node,
+      stage,
+      outcome === 'passes' ? 'ok' : `dropped: ${reason}`,
+      text,
+    ]);
+    const which = backend === null ? '' : `by endpoint ${backend}: `;
+    const end = isThere ? pico.green('arrives') : pico.red('does not arrive');
+    return `${columns([], rows)}\n${clean(which)}${end}`;
+  });
+  const summary =
+    paths.length < 2
+      ? []
+      : [
+          `${paths.filter((it) => it.arrives).length} of ${paths.length} paths arrive` +
+            (arrives ? '' : ': a flow gets one of them'),
+        ];
+  return [`${clean(from)} > ${clean(to)} ${protocol}`, ...blocks, ...summary].join('\n\n');
 }
