@@ -20,6 +20,7 @@ import {
   CAPTURE_TIME,
   CAPTURE_WAS,
   CAPTURE_WORDS,
+  CLOCK_APART_MS,
   type CaptureFilter,
   type CaptureRange,
   ENDS_DESTINATION,
@@ -60,7 +61,7 @@ import {
 import { PROTOCOL_SCTP } from '../wire/sctp.ts';
 import { PROTOCOL_TCP } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_HEADER_BYTES } from '../wire/udp.ts';
-import { ApiError, type ApiRoute, type Outlet, StreamAnswer } from './api.ts';
+import { ApiError, type ApiRoute, StreamAnswer } from './api.ts';
 import { durationMs } from './flow-log.ts';
 import { CAPTURE_ID, type CaptureMessage } from './messages.ts';
 import type { NamedNode, Names } from './names.ts';
@@ -95,7 +96,7 @@ export interface CapturesOptions {
 }
 
 /** One packet, as a worker copied it. */
-interface CapturedPacket {
+export interface CapturedPacket {
   readonly timeMs: number;
   readonly mask: number;
   readonly reason: Drop;
@@ -194,7 +195,7 @@ const endText = (address: IpAddress, port: number, protocol: number): string => 
 
 const wordsOf = (address: IpAddress): readonly number[] =>
   typeof address === 'number' ? [address] : ipv6Words(address);
-const rangeOf = (first: IpAddress, last: IpAddress = first): CaptureRange => ({
+export const rangeOf = (first: IpAddress, last: IpAddress = first): CaptureRange => ({
   first: wordsOf(first),
   last: wordsOf(last),
 });
@@ -208,12 +209,19 @@ interface CaptureQuestion {
   readonly durationMs: number | null;
 }
 
+/** Who takes the packets. */
+interface Taker {
+  /** @returns false: it did not take it, and it is lost */
+  readonly take: (packet: CapturedPacket, comment: string) => boolean;
+  readonly end: (counts: CaptureMessage) => void;
+}
+
 class Session {
   readonly id: string;
   readonly slot: number;
   readonly question: CaptureQuestion;
-  readonly outlet: Outlet;
-  readonly startedMs = Date.now();
+  readonly taker: Taker;
+  readonly startedMs = Date.now() - CLOCK_APART_MS;
   readonly lostBefore: number;
   captured = 0;
   /** The client did not take them in time. */
@@ -224,13 +232,13 @@ class Session {
     id: string,
     slot: number,
     question: CaptureQuestion,
-    outlet: Outlet,
+    taker: Taker,
     lostBefore: number,
   ) {
     this.id = id;
     this.slot = slot;
     this.question = question;
-    this.outlet = outlet;
+    this.taker = taker;
     this.lostBefore = lostBefore;
   }
 }
@@ -266,22 +274,58 @@ export class Captures implements Disposable {
   /** @throws ApiError */
   #begin(query: URLSearchParams): StreamAnswer {
     const question = this.#question(query);
-    const { rings, slot } = this.#freeSlot();
+    // Refused now, while the answer has a status.
+    this.#freeSlot();
     const id = String(this.#nextId++);
     const { outer, snapBytes } = question.filter;
     const { interfaceName } = this.#options;
     return new StreamAnswer('application/x-pcapng', { [CAPTURE_ID]: id }, (outlet) => {
-      const session = new Session(id, slot, question, outlet, rings.lost(slot));
       const linkType = outer ? LINKTYPE_ETHERNET : LINKTYPE_RAW;
       outlet.write(pcapngHeader(linkType, snapBytes, interfaceName, `weft ${VERSION}`));
-      this.#sessions.set(slot, session);
-      rings.begin(slot, question.filter);
+      const session = this.#open(id, question, {
+        take: (packet, comment) => outlet.write(this.#block(packet, snapBytes, comment)),
+        end: ({ captured, lost }) => {
+          const statistics = { received: BigInt(captured + lost), dropped: BigInt(lost) };
+          outlet.write(pcapngStatistics(BigInt(Date.now()) * 1_000_000n, statistics));
+          outlet.end();
+        },
+      });
       outlet.closed.addEventListener('abort', () => this.#end(session), { once: true });
-      if (question.durationMs !== null) {
-        session.timer = setTimeout(() => this.#end(session), question.durationMs);
-      }
-      this.#timer ??= setInterval(() => this.#read(), READ_EVERY_MS);
     });
+  }
+
+  /** Until it is disposed of. @throws ApiError */
+  watch(
+    filter: CaptureFilter,
+    take: (packet: CapturedPacket, comment: string) => void,
+  ): Disposable {
+    const id = String(this.#nextId++);
+    const session = this.#open(
+      id,
+      { filter, count: null, durationMs: null },
+      {
+        take: (packet, comment) => {
+          take(packet, comment);
+          return true;
+        },
+        end: () => {},
+      },
+    );
+    return { [Symbol.dispose]: () => void this.#end(session) };
+  }
+
+  /** @throws ApiError */
+  #open(id: string, question: CaptureQuestion, taker: Taker): Session {
+    const { rings, slot } = this.#freeSlot();
+    this.#nextSlot = (slot + 1) % rings.slots;
+    const session = new Session(id, slot, question, taker, rings.lost(slot));
+    this.#sessions.set(slot, session);
+    rings.begin(slot, question.filter);
+    if (question.durationMs !== null) {
+      session.timer = setTimeout(() => this.#end(session), question.durationMs);
+    }
+    this.#timer ??= setInterval(() => this.#read(), READ_EVERY_MS);
+    return session;
   }
 
   /** @throws ApiError */
@@ -293,9 +337,7 @@ export class Captures implements Disposable {
     // The one that was free the longest: packets for its last session have been read.
     for (let i = 0; i < rings.slots; i++) {
       const slot = (this.#nextSlot + i) % rings.slots;
-      if (this.#sessions.has(slot)) continue;
-      this.#nextSlot = (slot + 1) % rings.slots;
-      return { rings, slot };
+      if (!this.#sessions.has(slot)) return { rings, slot };
     }
     throw new ApiError(
       409,
@@ -315,21 +357,19 @@ export class Captures implements Disposable {
   }
 
   #end(session: Session): CaptureMessage {
-    const { slot, outlet, captured } = session;
-    const lost = this.#lost(session);
+    const { slot, taker, captured } = session;
+    const counts = { captured, lost: this.#lost(session) };
     if (this.#sessions.get(slot) === session) {
       this.#options.rings()?.end(slot);
       this.#sessions.delete(slot);
       if (session.timer !== null) clearTimeout(session.timer);
-      const statistics = { received: BigInt(captured + lost), dropped: BigInt(lost) };
-      outlet.write(pcapngStatistics(BigInt(Date.now()) * 1_000_000n, statistics));
-      outlet.end();
+      taker.end(counts);
     }
     if (this.#sessions.size === 0 && this.#timer !== null) {
       clearInterval(this.#timer);
       this.#timer = null;
     }
-    return { captured, lost };
+    return counts;
   }
 
   #lost({ slot, lostBefore, refused }: Session): number {
@@ -359,21 +399,23 @@ export class Captures implements Disposable {
   }
 
   #hand(session: Session, packet: CapturedPacket, comment: string): void {
-    const { count, filter } = session.question;
-    const frame = packet.isOuter ? this.#frame(packet) : packet.stored;
-    const block = pcapngPacket({
-      timeNs: BigInt(Math.round(packet.timeMs * 1000)) * 1000n,
-      packet: frame.subarray(0, filter.snapBytes),
-      bytes: packet.bytes + frame.length - packet.stored.length,
-      direction: packet.isOut ? 'out' : 'in',
-      comment,
-    });
-    if (!session.outlet.write(block)) {
+    if (!session.taker.take(packet, comment)) {
       session.refused++;
       return;
     }
     session.captured++;
-    if (session.captured === count) this.#end(session);
+    if (session.captured === session.question.count) this.#end(session);
+  }
+
+  #block(packet: CapturedPacket, snapBytes: number, comment: string): Uint8Array {
+    const frame = packet.isOuter ? this.#frame(packet) : packet.stored;
+    return pcapngPacket({
+      timeNs: BigInt(Math.round(packet.timeMs * 1000)) * 1000n,
+      packet: frame.subarray(0, snapBytes),
+      bytes: packet.bytes + frame.length - packet.stored.length,
+      direction: packet.isOut ? 'out' : 'in',
+      comment,
+    });
   }
 
   /** What was decided, in a line. */

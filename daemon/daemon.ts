@@ -67,6 +67,7 @@ import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
+import { LiveTraces } from './live-trace.ts';
 import { type TracePlace, Traces } from './trace.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
@@ -1030,17 +1031,21 @@ class NodeDaemon {
       throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
     };
     const ranges = { clusterIps };
+    const traces = new Traces({
+      node: this.#config.nodeName,
+      view: () => this.#view(),
+      nodes: () => this.#observation.nodes(),
+      tables: () => this.#published?.tables ?? null,
+      place: () => this.#tracePlace(),
+    });
+    const attachments = () => this.#pods?.attachments ?? [];
+    const live = new LiveTraces({ traces, captures: this.#captures, attachments });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#observation.routes(),
       ...this.#captures.routes(),
-      ...new Traces({
-        node: this.#config.nodeName,
-        view: () => this.#view(),
-        nodes: () => this.#observation.nodes(),
-        tables: () => this.#published?.tables ?? null,
-        place: () => this.#tracePlace(),
-      }).routes(),
+      ...traces.routes(),
+      ...live.routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

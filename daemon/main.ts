@@ -689,6 +689,7 @@ async function main(args: readonly string[]): Promise<void> {
         'snaplen',
         'count',
         'duration',
+        'live',
         'follow',
         'verdict',
         'reason',

@@ -7,6 +7,7 @@ import {
   type IpamMessage,
   type LeaseMessage,
   type LeasesMessage,
+  type LiveTraceMessage,
   type ObjectsStatus,
   type PolicyChangeMessage,
   type PolicyDiffMessage,
@@ -347,4 +348,26 @@ export function traceText({ from, to, protocol, arrives, paths }: TraceMessage):
             (arrives ? '' : ': a flow gets one of them'),
         ];
   return [`${clean(from)} > ${clean(to)} ${protocol}`, ...blocks, ...summary].join('\n\n');
+}
+
+/** What became of a packet, for people. */
+const OUTCOMES: Readonly<Record<LiveTraceMessage['outcome'], string>> = {
+  answered: 'answered',
+  refused: 'refused',
+  dropped: 'dropped on this node',
+  'no answer': 'no answer: it left this node, and what became of it is not watched there',
+  'not seen': 'not seen: the host refused it before the TUN, or has no route for the pod',
+};
+
+export function liveTraceText({ trace, seen, answer, outcome }: LiveTraceMessage): string {
+  const rows = seen.map((it) => [
+    `${it.atMs} ms`,
+    it.direction,
+    `${it.source ?? '?'} > ${it.destination ?? '?'}`,
+    it.text,
+  ]);
+  const color = outcome === 'answered' ? pico.green : pico.red;
+  const end = `${color(OUTCOMES[outcome])}${answer === null ? '' : `: ${answer}`}`;
+  const sent = rows.length === 0 ? 'sent one packet' : columns([], rows);
+  return `${traceText(trace)}\n\n${sent}\n${end}`;
 }

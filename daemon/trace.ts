@@ -121,8 +121,21 @@ export class Traces {
 
   /** @throws ApiError where the question names what is not there */
   trace(question: TraceQuestion): TraceMessage {
+    return this.resolve(question).trace;
+  }
+
+  /** The same, and the addresses and port that a packet would have. @throws ApiError */
+  resolve(question: TraceQuestion): ResolvedTrace {
     return new Trace(this.#options, question).run();
   }
+}
+
+export interface ResolvedTrace {
+  readonly trace: TraceMessage;
+  readonly source: IpAddress;
+  /** A Service's own, where it is one. */
+  readonly destination: IpAddress;
+  readonly port: number;
 }
 
 /** One question, with all that is known at this moment. */
@@ -161,7 +174,7 @@ class Trace {
     }
   }
 
-  run(): TraceMessage {
+  run(): ResolvedTrace {
     const { from, to, protocol, port } = this.#question;
     const pod = this.#podNamed(from);
     if (pod.hostNetwork) {
@@ -190,7 +203,7 @@ class Trace {
     if (paths.length === 0) {
       paths.push({ backend: null, arrives: false, stages: untilDropped([...begin, ...stages]) });
     }
-    return {
+    const trace: TraceMessage = {
       from: nameOf(pod),
       to: this.#describe(wanted),
       protocol: protocol === 'other' ? 'ICMP' : protocol,
@@ -198,6 +211,7 @@ class Trace {
       arrives: paths.every(({ arrives }) => arrives),
       paths,
     };
+    return { trace, source, destination: wanted.address, port: wanted.port };
   }
 
   #podNamed(text: string): Pod {

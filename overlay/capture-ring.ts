@@ -188,6 +188,22 @@ export interface CaptureWriter {
   ) => void;
 }
 
+/** A steady clock, taken along when the host's is set. */
+function createClock(): () => number {
+  let offsetMs = performance.timeOrigin;
+  function now(): number {
+    const wallMs = Date.now();
+    const timeMs = offsetMs + performance.now();
+    if (timeMs > wallMs - CLOCK_APART_MS && timeMs < wallMs + 1 + CLOCK_APART_MS) return timeMs;
+    offsetMs += wallMs - timeMs;
+    return wallMs;
+  }
+  return now;
+}
+
+/** So far the two may be apart. */
+export const CLOCK_APART_MS = 2;
+
 /** VXLAN and inner Ethernet headers. */
 const ENCAPSULATION_BYTES = 22;
 const DATAGRAM_BYTES_MAX = 65536;
@@ -199,7 +215,7 @@ const DATAGRAM_BYTES_MAX = 65536;
 export function createCaptureWriter(
   view: DataView,
   ring: Int32Array,
-  nowMs: () => number = () => performance.timeOrigin + performance.now(),
+  nowMs: () => number = createClock(),
 ): CaptureWriter {
   const times = new Float64Array(ring.buffer);
   const room = new DataView(ring.buffer, DATA * 4);

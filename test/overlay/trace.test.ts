@@ -5,7 +5,7 @@
  */
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import type { TraceMessage } from '../../daemon/messages.ts';
+import type { LiveTraceMessage, TraceMessage } from '../../daemon/messages.ts';
 import { collect } from '../../linux/program.ts';
 import { Cluster, answerOf, netpol, service } from '../lab/cluster.ts';
 import type { LabNode } from '../lab/lab.ts';
@@ -18,11 +18,14 @@ let cluster: Cluster;
 let a: Prober;
 let b: string;
 let c: string;
+let b6: string;
 
 test.before(async () => {
   cluster = await Cluster.open('tr');
   ({ prober: a } = await cluster.addPod(0, 'a', 'app=client'));
-  b = (await cluster.addPod(1, 'b', 'app=web', [8080])).pod.address4!;
+  const { pod } = await cluster.addPod(1, 'b', 'app=web', [8080]);
+  b = pod.address4!;
+  b6 = pod.address6!;
   c = (await cluster.addPod(0, 'c', 'app=web', [8080])).pod.address4!;
   const ports = [{ name: 'tcp', protocol: 'TCP', port: 80, targetPort: 8080 }];
   await cluster.put(service('web', [VIP], { selector: { app: 'web' }, ports }));
@@ -49,8 +52,7 @@ const fromA = (to: string, port: number) => [
   'default/a',
   '--to',
   to,
-  '--port',
-  String(port),
+  ...(port === 0 ? [] : ['--port', String(port)]),
 ];
 const nodesOf = ({ paths }: TraceMessage): string =>
   [...new Set(paths.flatMap(({ stages }) => stages.map(({ node }) => node)))].join(' ');
@@ -137,6 +139,74 @@ test.serial('what policy denies, with the reason, as real packets meet it', asyn
   await isAnswered(t, b, 8080, / b$/);
 });
 
+async function live(node: LabNode, ...words: readonly string[]) {
+  const argv = [WEFT, 'trace', '--live', `--state-dir=${node.stateDir}`, '-o', 'json', ...words];
+  const { stdout, stderr, exitCode } = await collect(argv, { netns: node.netns });
+  if (stdout === '') throw new Error(stderr);
+  return { ...(JSON.parse(stdout) as LiveTraceMessage), exitCode };
+}
+
+for (const [name, to, port, protocol, outcome, answer] of [
+  ['TCP to the other node', () => 'default/b', 8080, 'TCP', 'answered', 'SYN-ACK'],
+  ['TCP to the same node', () => 'default/c', 8080, 'TCP', 'answered', 'SYN-ACK'],
+  ['TCP to a closed port', () => 'default/b', 9, 'TCP', 'refused', 'RST'],
+  ['TCP through a Service', () => 'default/web', 80, 'TCP', 'answered', 'SYN-ACK'],
+  ['a port that the Service has not', () => 'default/web', 81, 'TCP', 'dropped', null],
+  ['UDP', () => 'default/b', 8080, 'UDP', 'answered', 'datagram'],
+  ['UDP to a closed port', () => 'default/b', 9, 'UDP', 'refused', 'ICMP error type 3 code 3'],
+  ['an echo', () => 'default/b', 0, 'ICMP', 'answered', 'echo reply'],
+  ['nobody', () => c.replace(/\d+$/, '200'), 80, 'TCP', 'dropped', null],
+  ['TCP over IPv6', () => b6, 8080, 'TCP', 'answered', 'SYN-ACK'],
+  ['an echo over IPv6', () => b6, 0, 'ICMP', 'answered', 'echo reply'],
+] as const) {
+  test.serial(`live: ${name}`, async (t) => {
+    const got = await live(cluster.nodes[0], ...fromA(to(), port), '--protocol', protocol);
+    const what = JSON.stringify(got.seen);
+    t.is(got.outcome, outcome, what);
+    t.is(got.answer, answer, what);
+    t.is(got.exitCode, outcome === 'answered' ? 0 : 1);
+    t.is(got.seen[0]!.direction, 'egress');
+  });
+}
+
+test.serial('live: what policy denies, here and there', async (t) => {
+  const denyIngress = netpol('no-entry', {
+    podSelector: { matchLabels: { app: 'web' } },
+    ingress: [],
+  });
+  const denyEgress = netpol('no-exit', {
+    podSelector: { matchLabels: { app: 'client' } },
+    policyTypes: ['Egress'],
+    egress: [],
+  });
+  await cluster.put(denyIngress);
+  await isAnswered(t, b, 8080, /^nothing/);
+  const there = await live(cluster.nodes[0], ...fromA('default/b', 8080));
+  t.is(there.outcome, 'no answer');
+  t.is(there.seen[0]!.text, 'forwarded egress');
+  t.is(there.trace.paths[0]!.stages.at(-1)!.reason, 'policyIngress');
+  await cluster.remove(denyIngress);
+  await isAnswered(t, b, 8080, / b$/);
+  await cluster.put(denyEgress);
+  await isAnswered(t, b, 8080, /^nothing/);
+  const here = await live(cluster.nodes[0], ...fromA('default/b', 8080));
+  t.is(here.outcome, 'dropped');
+  t.regex(here.seen[0]!.text, /^dropped: policyEgress, NetworkPolicy default\/no-exit isolates/);
+  await cluster.remove(denyEgress);
+  await isAnswered(t, b, 8080, / b$/);
+  const other = await collect(
+    [
+      WEFT,
+      'trace',
+      '--live',
+      `--state-dir=${cluster.nodes[1].stateDir}`,
+      ...fromA('default/b', 80),
+    ],
+    { netns: cluster.nodes[1].netns },
+  );
+  t.regex(other.stderr, /no network namespace that is known on this node: ask its own node/);
+});
+
 test.serial('people read it, and what is asked wrong is refused', async (t) => {
   const [node] = cluster.nodes;
   const weft = [WEFT, 'trace', `--state-dir=${node.stateDir}`];
@@ -146,7 +216,8 @@ test.serial('people read it, and what is asked wrong is refused', async (t) => {
   t.regex(text, /^arrives$/m);
   for (const [words, message] of [
     [fromA('default/nobody', 1), /there is no pod or Service default\/nobody/],
-    [fromA('default/b', 0), /port: "0"/],
+    [fromA('default/b', 0), /say which port/],
+    [fromA('default/b', 70_000), /port: "70000"/],
     [['--from', 'default/x', '--to', b, '--port', '1'], /there is no pod default\/x/],
     [['--from', 'default/a'], /--to/],
   ] as const) {
