@@ -27,7 +27,6 @@ export interface LiveTracesOptions {
 
 /** An answer within a cluster takes milliseconds; the first packet to a neighbour may wait for ARP. */
 const ANSWER_WITHIN_MS = 1500;
-const LOOK_EVERY_MS = 20;
 /** What an ICMP error quotes is in it. */
 const SNAP_BYTES = 256;
 /** Below those that Linux gives out by itself, and above those that Weft lends (docs/packet-path.md). */
@@ -109,6 +108,7 @@ export class LiveTraces {
     let answer: string | null = null;
     let drop: CapturedPacket | null = null;
     let startMs = Date.now();
+    const settled = new AbortController();
     const take = (it: CapturedPacket, comment: string): void => {
       const isIcmp = it.is.protocol === PROTOCOL_ICMP || it.is.protocol === PROTOCOL_ICMPV6;
       if (isIcmp && !isAbout(it.stored, protocol === 'ICMP', mark)) return;
@@ -122,6 +122,7 @@ export class LiveTraces {
       });
       if (it.reason === Drop.none) answer ??= answerIn(it, source);
       else drop ??= it;
+      if (answer !== null || drop !== null) settled.abort();
     };
     const icmp = typeof source === 'number' ? PROTOCOL_ICMP : PROTOCOL_ICMPV6;
     {
@@ -140,10 +141,9 @@ export class LiveTraces {
         const message = `the packet cannot be sent from pod ${trace.from}: ${(cause as Error).message}`;
         throw new ApiError(409, 'ERR_TRACE', message, { cause });
       }
-      const endMs = performance.now() + ANSWER_WITHIN_MS;
-      while (performance.now() < endMs && answer === null && drop === null) {
-        await sleep(LOOK_EVERY_MS);
-      }
+      await sleep(ANSWER_WITHIN_MS, undefined, { signal: settled.signal }).catch(
+        () => 'there is an end of it already',
+      );
     }
     return { trace, seen, answer, outcome: outcomeOf(seen, answer, drop !== null) };
   }
