@@ -58,6 +58,56 @@ export class Answer {
   }
 }
 
+/** Where an answer goes that comes bit by bit. */
+export interface Outlet {
+  /** @returns false where it was not taken: the reader is too slow, or gone */
+  readonly write: (bytes: Uint8Array) => boolean;
+  readonly end: () => void;
+  /** Aborted when nobody reads any more. */
+  readonly closed: AbortSignal;
+}
+
+/** An answer that goes on until it is ended, or its reader goes away. */
+export class StreamAnswer {
+  readonly contentType: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly begin: (outlet: Outlet) => void;
+
+  constructor(
+    contentType: string,
+    headers: Readonly<Record<string, string>>,
+    begin: (outlet: Outlet) => void,
+  ) {
+    this.contentType = contentType;
+    this.headers = headers;
+    this.begin = begin;
+  }
+}
+
+/** So much waits for a reader that does not read. */
+const WAITING_BYTES_MAX = 4 << 20;
+
+function stream(response: ServerResponse, { contentType, headers, begin }: StreamAnswer): void {
+  const closed = new AbortController();
+  response.once('close', () => closed.abort());
+  response.writeHead(200, {
+    'content-type': contentType,
+    'cache-control': 'no-store',
+    ...headers,
+  });
+  response.flushHeaders();
+  begin({
+    write: (bytes) => {
+      if (closed.signal.aborted || response.writableEnded) return false;
+      if (response.writableLength + bytes.length > WAITING_BYTES_MAX) return false;
+      response.write(bytes);
+      return true;
+    },
+    end: () => response.end(),
+    closed: closed.signal,
+  });
+}
+
 function matchPath(pattern: string, path: string): Record<string, string> | null {
   const wanted = pattern.split('/');
   const given = path.split('/');
@@ -132,9 +182,9 @@ async function answer(
     }
     const body = await readBody(request);
     const result = await match.route.answer({ parts: match.parts, query: searchParams, body });
-    if (result instanceof Answer) {
-      send(response, result.status, result.body, result.textType);
-    } else send(response, 200, result);
+    if (result instanceof StreamAnswer) stream(response, result);
+    else if (result instanceof Answer) send(response, result.status, result.body, result.textType);
+    else send(response, 200, result);
   } catch (error) {
     let status = 500;
     let { code, message } = { code: 'ERR_INTERNAL', message: 'the daemon failed; see its log' };

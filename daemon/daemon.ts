@@ -20,6 +20,7 @@ import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { ApiError, type ApiRoute, listenOnSocket } from './api.ts';
+import { Captures } from './capture.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -74,6 +75,8 @@ import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
+import { LiveTraces } from './live-trace.ts';
+import { type TracePlace, Traces } from './trace.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
@@ -193,10 +196,20 @@ class NodeDaemon {
   } | null = null;
 
   readonly #observation: Observation;
+  readonly #captures: Captures;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
+    this.#captures = new Captures({
+      node: config.nodeName,
+      interfaceName: config.tunName,
+      rings: () => this.#dataplane?.captures ?? null,
+      view: () => this.#view(),
+      names: () => this.#observation.names(),
+      nodes: () => this.#observation.nodes(),
+      underlay: () => [underlay.address4, underlay.address6].filter((it) => it !== null),
+    });
     this.#underlay = underlay;
     this.#log = log;
     this.#objects =
@@ -434,6 +447,7 @@ class NodeDaemon {
       await dataplane.stop();
     });
     open.use(this.#observation.follow(dataplane));
+    open.use(this.#captures);
     this.#dataplane = dataplane;
     this.#publish();
     this.#markNode();
@@ -684,6 +698,21 @@ class NodeDaemon {
       nodeAddresses: this.#nodeAddresses,
       lease: state !== undefined && 'lease' in state ? state.lease : this.#recorded,
       peers: this.#peers ?? [],
+    };
+  }
+
+  #tracePlace(): TracePlace {
+    const { tunName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const { network, mtuBytes } = this.#fixed ?? {};
+    const networks = [network?.ipv4?.network, network?.ipv6?.network];
+    return {
+      tunName,
+      mtuBytes: mtuBytes ?? null,
+      directRouting: this.#directRouting(),
+      isForwarding: this.#forwarding(),
+      networks: networks.filter((it) => it !== undefined),
+      serviceNetworks,
+      externalIpBlocks,
     };
   }
 
@@ -1021,9 +1050,21 @@ class NodeDaemon {
       throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
     };
     const ranges = { clusterIps };
+    const traces = new Traces({
+      node: this.#config.nodeName,
+      view: () => this.#view(),
+      nodes: () => this.#observation.nodes(),
+      tables: () => this.#published?.tables ?? null,
+      place: () => this.#tracePlace(),
+    });
+    const attachments = () => this.#pods?.attachments ?? [];
+    const live = new LiveTraces({ traces, captures: this.#captures, attachments });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#observation.routes(),
+      ...this.#captures.routes(),
+      ...traces.routes(),
+      ...live.routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

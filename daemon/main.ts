@@ -34,6 +34,8 @@ import {
   textsOf,
   withOptions,
 } from './cli.ts';
+import { capture, withCaptureOptions } from './capture-command.ts';
+import { trace, withTraceOptions } from './trace-command.ts';
 import { flowsCommand } from './flow-commands.ts';
 import { VERSION } from './version.ts';
 
@@ -48,6 +50,7 @@ const REFUSALS = new Set([
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
   'ERR_FILTER',
+  'ERR_TRACE',
   'ERR_OBJECT',
 ]);
 
@@ -285,6 +288,7 @@ async function logs(flags: Flags): Promise<void> {
 
 const COMMANDS = [
   'apply',
+  'capture',
   'daemon',
   'cleanup',
   'cni',
@@ -296,6 +300,7 @@ const COMMANDS = [
   'logs',
   'policy',
   'status',
+  'trace',
 ];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
@@ -619,6 +624,12 @@ async function main(args: readonly string[]): Promise<void> {
       policy,
     )
     .command(
+      'capture',
+      'Packets of this node, with what was decided about each: in lines, or as a file',
+      withCaptureOptions,
+      capture,
+    )
+    .command(
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
       (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
@@ -626,6 +637,12 @@ async function main(args: readonly string[]): Promise<void> {
         show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
     )
     .command(flowsCommand)
+    .command(
+      'trace',
+      'The way of a packet from a pod, stage by stage on both nodes, and where it would end',
+      withTraceOptions,
+      trace,
+    )
     .command(
       'logs [file]',
       "Make the daemon's log readable, from a file or stdin",
@@ -665,6 +682,14 @@ async function main(args: readonly string[]): Promise<void> {
         'port',
         'protocol',
         'probes',
+        'write',
+        'pod',
+        'peer',
+        'outer',
+        'snaplen',
+        'count',
+        'duration',
+        'live',
         'follow',
         'verdict',
         'reason',

@@ -134,6 +134,69 @@ export interface FlowsMessage {
   readonly lost: number;
 }
 
+/** One thing that is decided about a packet, or happens to it. */
+export interface TraceStage {
+  readonly node: string;
+  readonly stage: 'pod' | 'tun' | 'service' | 'egress' | 'route' | 'receive' | 'ingress' | 'node';
+  readonly outcome: 'passes' | 'dropped';
+  /** A drop reason (docs/packet-path.md), or null. */
+  readonly reason: string | null;
+  readonly text: string;
+}
+
+/** One way that the packet may take: a Service has one for each endpoint. */
+export interface TracePath {
+  /** The endpoint, or null. */
+  readonly backend: string | null;
+  readonly arrives: boolean;
+  /** In order, up to the one that drops. */
+  readonly stages: readonly TraceStage[];
+}
+
+/** GET /v1/trace */
+export interface TraceMessage {
+  readonly from: string;
+  readonly to: string;
+  readonly protocol: string;
+  readonly port: number | null;
+  /** By every path. */
+  readonly arrives: boolean;
+  readonly paths: readonly TracePath[];
+}
+
+/** A packet of a live trace, as it passed on this node. */
+export interface SightingMessage {
+  /** Since it was sent, milliseconds. */
+  readonly atMs: number;
+  readonly direction: 'egress' | 'ingress';
+  readonly source: string | null;
+  readonly destination: string | null;
+  readonly reason: string | null;
+  /** What was decided. */
+  readonly text: string;
+}
+
+/** POST /v1/trace/live */
+export interface LiveTraceMessage {
+  /** What was to be expected. */
+  readonly trace: TraceMessage;
+  readonly seen: readonly SightingMessage[];
+  /** SYN-ACK, RST, datagram, echo reply, an ICMP error; or null. */
+  readonly answer: string | null;
+  /** `not seen`: it did not come out of the TUN; `no answer`: it left this node, and that is all. */
+  readonly outcome: 'answered' | 'refused' | 'dropped' | 'no answer' | 'not seen';
+}
+
+/** Header of the answer to GET /v1/capture, a stream of pcapng: DELETE /v1/capture/ID ends it. */
+export const CAPTURE_ID = 'weft-capture';
+
+/** DELETE /v1/capture/:id */
+export interface CaptureMessage {
+  readonly captured: number;
+  /** They came faster than they were read, by the daemon or the client. */
+  readonly lost: number;
+}
+
 /** POST /v1/policy/diff */
 export interface PolicyDiffRequest {
   /** Policies as raw Kubernetes JSON. */

@@ -74,17 +74,12 @@ export class Observation {
   }
 
   names(): Names {
-    const { objects, nodeAddresses, lease, peers } = this.#options.view();
-    return createNames(objects, this.nodes(nodeAddresses, lease, peers));
+    return createNames(this.#options.view().objects, this.nodes());
   }
 
   /** Leases name no nodes: a Node object that has the address does, else the address is the name. */
-  nodes(
-    nodeAddresses: readonly IpAddress[],
-    lease: NodeLease | null,
-    peers: readonly NodeLease[],
-  ): readonly NamedNode[] {
-    const { objects } = this.#options.view();
+  nodes(): readonly NamedNode[] {
+    const { objects, nodeAddresses, lease, peers } = this.#options.view();
     const known = new Map<IpAddress, string>();
     for (const { metadata, addresses } of objects?.nodes.values() ?? []) {
       for (const it of addresses) known.set(it, metadata.name);

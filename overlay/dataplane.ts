@@ -36,6 +36,14 @@ import {
   type SendingSockets,
 } from './loop.ts';
 import { type ProbeOptions, acceptLocalSources, tunnelTapName } from './probe.ts';
+import {
+  CAPTURE_SLOTS,
+  createCaptureRing,
+  endCaptureFilter,
+  lostCaptures,
+  readCaptures,
+  setCaptureFilter,
+} from './capture-ring.ts';
 import { createEventRing, lostEvents, readEvents } from './event-ring.ts';
 import { createSharedParts } from './shared-parts.ts';
 import { type Snapshot, compileSnapshot, overheadBytes } from './snapshot.ts';
@@ -194,6 +202,7 @@ async function open(
         offloads,
         counters: createCounters(),
         events: options.events ? createEventRing() : null,
+        captures: createCaptureRing(),
         flows,
       };
     },
@@ -283,6 +292,21 @@ async function open(
         lost += lostEvents(events);
       }
       return lost;
+    },
+    captures: {
+      slots: CAPTURE_SLOTS,
+      begin: (slot, filter) => {
+        for (const { captures } of starts) setCaptureFilter(captures!, slot, filter);
+      },
+      end: (slot) => {
+        for (const { captures } of starts) endCaptureFilter(captures!, slot);
+      },
+      read: (bytesMax, take) => {
+        for (const { captures } of starts) {
+          readCaptures(captures!, bytesMax, (at) => take(captures!, at));
+        }
+      },
+      lost: (slot) => starts.reduce((sum, { captures }) => sum + lostCaptures(captures!, slot), 0),
     },
     stop: async () => {
       clearInterval(watchPathMtus);

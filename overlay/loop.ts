@@ -9,12 +9,19 @@ import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv, schedYield } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
-import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
+import {
+  type BoundSocket,
+  SOCKADDR_IN6_ADDRESS,
+  SOCKADDR_IN_ADDRESS,
+  SOCKADDR_PORT,
+  pathMtuBytes,
+} from '../linux/udp.ts';
 import { createPolicyLookup } from '../policy/table.ts';
 import { createServiceLookup } from '../service/table.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
+import { createCaptureWriter } from './capture-ring.ts';
 import { createCoalescer } from './coalesce.ts';
 import { Counter, DROPS_IN } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
@@ -98,6 +105,8 @@ export interface LoopOptions {
   readonly flows: FlowOptions | null;
   /** Where flows that begin and packets that are dropped are told (event-ring.ts); null: nowhere. */
   readonly events: Int32Array | null;
+  /** Where packets are copied that somebody captures (capture-ring.ts); absent: nowhere. */
+  readonly captures?: Int32Array | null;
   /** Called between batches when the control block's generation has moved; hands on what was published. */
   readonly onChange: (install: (snapshot: Snapshot) => void) => void;
   readonly report: (event: DataplaneEvent) => void;
@@ -141,6 +150,8 @@ export function createLoop(options: LoopOptions): Loop {
   const table = options.flows === null ? null : createFlowTable(view, options.flows.memory);
   const isTracking = table !== null;
   const events = options.events === null ? null : createEventWriter(view, options.events);
+  const captures = options.captures ?? null;
+  const capture = captures === null ? null : createCaptureWriter(view, captures);
   const heldOut = isTracking ? createHeldFragments(arena, counters, Counter.egressAccepted) : null;
   const heldIn = isTracking ? createHeldFragments(arena, counters, Counter.tunDelivered) : null;
   const flows =
@@ -167,13 +178,15 @@ export function createLoop(options: LoopOptions): Loop {
     flows,
     heldIn,
     events,
+    capture,
   );
   let isGsoRefused = false;
   const senders: Sender[] = [];
   const queues4 = options.senders4 === null ? null : createQueues(options.senders4, 4);
   const queues6 = options.senders6 === null ? null : createQueues(options.senders6, 6);
   const segmenter = createSegmenter(arena, checksum, SEGMENT_HEADERS, flushSenders);
-  const tunnel = options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel);
+  const tunnel =
+    options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel, capture);
   const egress = createEgress(
     arena,
     checksum,
@@ -240,6 +253,7 @@ export function createLoop(options: LoopOptions): Loop {
       family,
       gso,
       batch: offloads.batch,
+      capture,
       onTooBig: createPathMtu(family),
       onGsoRefused: (number) => {
         // Every queue finds out for itself, and for each message that waited; people are told once.
@@ -255,6 +269,8 @@ export function createLoop(options: LoopOptions): Loop {
 
   function createUnderlay(fd: number, family: Family): void {
     const ingress = createIngress(arena, peers, coalescer, icmp, family, options.port);
+    /** From the address of a sockaddr to its port. */
+    const portOffset = SOCKADDR_PORT - (family === 4 ? SOCKADDR_IN_ADDRESS : SOCKADDR_IN6_ADDRESS);
     const onDatagram = (
       at: number,
       end: number,
@@ -262,11 +278,20 @@ export function createLoop(options: LoopOptions): Loop {
       sourceAt: number,
       gsoSize: number,
     ): void => {
+      const is4 = family === 4;
+      const isCaptured = capture !== null && capture.isOuter();
+      if (isCaptured) capture.noteDatagram(at, end);
       const drop = ingress(at, end, ecn, sourceAt, gsoSize);
+      if (isCaptured) {
+        const ports = (view.getUint16(sourceAt + portOffset) << 16) | options.port;
+        capture.received(drop, sourceAt, is4, ports, ecn);
+      }
       if (drop === Drop.none) return;
       counters[drop]!++;
       counters[DROPS_IN + drop]!++;
-      events?.dropped(drop, at + ENCAPSULATION_BYTES, end, false, sourceAt, family === 4);
+      const ip = at + ENCAPSULATION_BYTES;
+      events?.dropped(drop, ip, end, false, sourceAt, is4);
+      if (capture !== null && capture.isInner()) capture.refused(drop, ip, end, sourceAt, is4);
     };
     receivers.push(
       createReceiver(arena, counters, { fd, family, batch: offloads.batch, onDatagram }),
@@ -339,10 +364,14 @@ export function createLoop(options: LoopOptions): Loop {
     }
     for (let i = 0; i < count; i++) {
       const at = readStarts[i]!;
+      const bytes = readBytes[i]!;
       const ip = at + VNET_HEADER_BYTES;
-      const drop = egress(at, readBytes[i]!);
+      const isCaptured = capture !== null && capture.isInner();
+      if (isCaptured) capture.note(ip, ip + bytes);
+      const drop = egress(at, bytes);
       counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
-      if (drop !== Drop.none) events?.dropped(drop, ip, ip + readBytes[i]!, true, -1, true);
+      if (drop !== Drop.none) events?.dropped(drop, ip, ip + bytes, true, -1, true);
+      if (isCaptured) capture.decided(drop, ip, ip + bytes, bytes, true);
     }
   }
 
@@ -390,6 +419,7 @@ export function createLoop(options: LoopOptions): Loop {
     counters[Counter.wakeups]!++;
     table?.setNow(Math.floor(bootTimeMs() / 1000));
     events?.begin();
+    capture?.begin();
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();
     else if ((tun & POLL_FAILED) !== 0) openFailure();

@@ -6,6 +6,7 @@ import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
 import type { DropName } from '../wire/drop-reason.ts';
 import type { Vni } from '../wire/vxlan.ts';
+import type { CaptureFilter } from './capture-ring.ts';
 
 /** Where packets of one inner family go: the peer's underlay address and its end point's address. */
 export interface NextHop {
@@ -145,5 +146,18 @@ export interface Dataplane {
    * @returns  events that were never written, since the start: the rings were full
    */
   readEvents(take: (ring: Int32Array, at: number) => void): number;
+  readonly captures: CaptureRings;
   stop(): Promise<void>;
+}
+
+/** Copies of packets, while somebody captures (capture-ring.ts). */
+export interface CaptureRings {
+  /** So many captures may run side by side, each in a slot of its own: 0, 1 ... */
+  readonly slots: number;
+  begin(slot: number, filter: CaptureFilter): void;
+  end(slot: number): void;
+  /** As readEvents; about `bytesMax` of each worker at most. The record may be for several slots. */
+  read(bytesMax: number, take: (ring: Int32Array, at: number) => void): void;
+  /** Packets for the slot that found a ring full, since the start. */
+  lost(slot: number): number;
 }
