@@ -438,6 +438,13 @@ export const OPTIONS = {
     parse: parseInteger(0, 65_535),
     description: 'port of the health check, GET /healthz',
   }),
+  clusterPort: option({
+    kind: 'number',
+    text: '8475',
+    parse: parseInteger(0, 65_535),
+    description:
+      "port on which daemons ask one another, on the overlay's own addresses; 0: they do not",
+  }),
   stateDir: option({
     kind: 'string',
     text: '/var/lib/weft',

@@ -20,6 +20,7 @@ import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
+import { ClusterApi } from './cluster-api.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -119,6 +120,7 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
 }
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
+const NO_PEERS: readonly NodeLease[] = [];
 
 class NodeDaemon {
   readonly #config: Config;
@@ -185,12 +187,23 @@ class NodeDaemon {
   } | null = null;
 
   readonly #observation: Observation;
+  readonly #cluster: ClusterApi;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
     this.#underlay = underlay;
     this.#log = log;
+    this.#cluster = new ClusterApi({
+      port: config.clusterPort,
+      routes: this.#sharedRoutes(),
+      peers: () => this.#peers ?? NO_PEERS,
+      onError: (err) => log.error({ err }, 'a question of another node was not answered'),
+      onProblem: (err) => {
+        if (err === null) log.info('nodes of this cluster can ask one another');
+        else log.warn({ err }, 'nodes of this cluster cannot ask one another; trying again');
+      },
+    });
     this.#objects =
       config.maxFlows === 0
         ? null
@@ -214,6 +227,7 @@ class NodeDaemon {
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
     open.use(this.#netlink);
+    open.use(this.#cluster);
     open.defer(() => this.#retainedFile?.idle());
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
@@ -356,6 +370,7 @@ class NodeDaemon {
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
     this.#publishPods(store, open);
+    void this.#cluster.learnToken(store, config.etcdPrefix, signal);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -830,6 +845,7 @@ class NodeDaemon {
     // Not awaited: it asks for a pass of its own.
     void this.#bury();
     this.#hostApplied = true;
+    this.#cluster.update(state.lease);
     this.#publish();
     const ip = [...plan.ip, ...plan.rules4, ...plan.rules6];
     if (ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return result;
@@ -999,8 +1015,7 @@ class NodeDaemon {
     const ranges = { clusterIps };
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
-      ...this.#observation.routes(),
-      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
+      ...this.#sharedRoutes(),
       {
         method: 'POST',
         path: '/v1/cni',
@@ -1025,6 +1040,14 @@ class NodeDaemon {
         answer: ({ parts, query }) =>
           this.#releaseLease(parts['which'] ?? '', query.get('reservations') === 'true'),
       },
+    ];
+  }
+
+  /** What other nodes may ask as well: nothing of it changes anything. */
+  #sharedRoutes(): readonly ApiRoute[] {
+    return [
+      ...this.#observation.routes(),
+      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
     ];
   }
 
