@@ -20,7 +20,7 @@ import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
-import { ClusterApi } from './cluster-api.ts';
+import { ClusterNode, type NodeState } from './cluster-node.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -120,7 +120,6 @@ export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Pr
 }
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
-const NO_PEERS: readonly NodeLease[] = [];
 
 class NodeDaemon {
   readonly #config: Config;
@@ -187,23 +186,13 @@ class NodeDaemon {
   } | null = null;
 
   readonly #observation: Observation;
-  readonly #cluster: ClusterApi;
+  readonly #cluster: ClusterNode;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
     this.#underlay = underlay;
     this.#log = log;
-    this.#cluster = new ClusterApi({
-      port: config.clusterPort,
-      routes: this.#sharedRoutes(),
-      peers: () => this.#peers ?? NO_PEERS,
-      onError: (err) => log.error({ err }, 'a question of another node was not answered'),
-      onProblem: (err) => {
-        if (err === null) log.info('nodes of this cluster can ask one another');
-        else log.warn({ err }, 'nodes of this cluster cannot ask one another; trying again');
-      },
-    });
     this.#objects =
       config.maxFlows === 0
         ? null
@@ -215,6 +204,21 @@ class NodeDaemon {
             }),
             onChange: () => this.#publish(),
           });
+    this.#cluster = new ClusterNode({
+      port: config.clusterPort,
+      state: () => this.#nodeState(),
+      view: () => this.#view(),
+      inputs: () => this.#explainInputs(),
+      peers: () => this.#peers,
+      dataplane: () => this.#dataplane,
+      observation: this.#observation,
+      routes: this.#sharedRoutes(),
+      onError: (err) => log.error({ err }, 'a question of another node was not answered'),
+      onProblem: (err) => {
+        if (err === null) log.info('nodes of this cluster can ask one another');
+        else log.warn({ err }, 'nodes of this cluster cannot ask one another; trying again');
+      },
+    });
   }
 
   async run(stop: AbortSignal): Promise<void> {
@@ -370,7 +374,7 @@ class NodeDaemon {
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
     this.#publishPods(store, open);
-    void this.#cluster.learnToken(store, config.etcdPrefix, signal);
+    void this.#cluster.api.learnToken(store, config.etcdPrefix, signal);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -957,27 +961,42 @@ class NodeDaemon {
     );
   }
 
-  async #status(): Promise<StatusMessage> {
-    const { nodeName: node, etcdEndpoints, tunName } = this.#config;
-    const fixed = this.#fixed;
+  #explainInputs() {
+    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const { objects, nodeAddresses } = this.#view();
+    return objects && { objects, nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
+  }
+
+  #nodeState(): NodeState {
     const state = this.#keeper?.state;
     const reasons = this.#reasons();
-    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
-    const refused = Object.fromEntries(
-      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
-    );
     const endsInS =
       state?.kind === 'held' && Number.isFinite(state.deadlineMs)
         ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
         : null;
     return {
-      node,
+      node: this.#config.nodeName,
       version: VERSION,
-      pid: process.pid,
       startedAt: this.#startedAt,
       forwarding: this.#forwarding(),
       ready: reasons.length === 0,
       reasons,
+      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      pods: this.#pods?.attachments.length ?? 0,
+    };
+  }
+
+  async #status(): Promise<StatusMessage> {
+    const { etcdEndpoints, tunName } = this.#config;
+    const fixed = this.#fixed;
+    const { lease, pods, ...state } = this.#nodeState();
+    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
+    const refused = Object.fromEntries(
+      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
+    );
+    return {
+      ...state,
+      pid: process.pid,
       etcd: {
         endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
         own: this.#etcd !== null,
@@ -997,9 +1016,9 @@ class NodeDaemon {
         ipv6Network: cidrText(fixed.network.ipv6?.network),
         directRouting: this.#directRouting(),
       },
-      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      lease,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
-      pods: this.#pods?.attachments.length ?? 0,
+      pods,
       objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
       counters: { ...this.#dataplane?.counters(), ...refused },
@@ -1016,6 +1035,7 @@ class NodeDaemon {
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#sharedRoutes(),
+      ...this.#cluster.routes(),
       {
         method: 'POST',
         path: '/v1/cni',

@@ -4,8 +4,8 @@ import type { ObjectSet, Pod } from '../objects/types.ts';
 import type { Dataplane } from '../overlay/types.ts';
 import type { IpAddress } from '../wire/address.ts';
 import type { ApiRoute } from './api.ts';
-import { FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
-import type { FlowsMessage } from './messages.ts';
+import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
+import type { FlowMessage, FlowsMessage } from './messages.ts';
 import { type NamedNode, type Names, createNames } from './names.ts';
 import { formatAddress } from '../wire/address.ts';
 import { nameOf } from '../objects/types.ts';
@@ -54,6 +54,10 @@ export class Observation {
   follow(dataplane: Pick<Dataplane, 'readEvents'>): Disposable {
     const timer = setInterval(() => this.#flows.read(dataplane), READ_EVERY_MS);
     return { [Symbol.dispose]: () => clearInterval(timer) };
+  }
+
+  recent(filter: FlowFilter): readonly FlowMessage[] {
+    return this.#flows.query(filter).flows;
   }
 
   names(): Names {
