@@ -63,6 +63,7 @@ import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
+import { isLoopback, openPage, pageToken, urlHost } from './page-server.ts';
 import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
@@ -236,6 +237,7 @@ class NodeDaemon {
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
+    await this.#openPage(open);
     try {
       if (this.#objects !== null) await this.#openRetained();
       await this.#openPods(open);
@@ -346,6 +348,24 @@ class NodeDaemon {
       throw new ConfigError(`--healthz-port: cannot listen on ${host} ${healthzPort} (${code})`, {
         cause,
       });
+    }
+  }
+
+  /** A node without its page is a node all the same. */
+  async #openPage(open: AsyncDisposableStack): Promise<void> {
+    const { uiListen, stateDir } = this.#config;
+    if (uiListen === null) return;
+    const { address, port } = uiListen;
+    const url = `http://${urlHost(formatAddress(address))}:${port}/`;
+    const onError = (err: unknown): void => this.#log.error({ err }, 'the page was not served');
+    const routes = this.#cluster.routes();
+    const tokenFile = isLoopback(address) ? null : stateFiles(stateDir).pageToken;
+    try {
+      const token = tokenFile === null ? null : await pageToken(tokenFile);
+      open.use(await openPage({ address, port, token, routes, onError }));
+      this.#log.info({ url, tokenFile }, 'the page on the cluster');
+    } catch (err) {
+      this.#log.error({ err: err as Error, url }, 'there is no page; see --ui-listen');
     }
   }
 
