@@ -17,6 +17,7 @@ import {
   type ClusterNodeMessage,
   type FlowMessage,
   type FlowsMessage,
+  type LinkMessage,
   type NodeMessage,
   type RateMessage,
   leaseMessage,
@@ -36,6 +37,10 @@ const FRESH_MS = 2_000;
 const AT_ONCE = 32;
 const FLOWS_MAX = 10_000;
 const TIMELINE_MAX = 500;
+const LINKS_MAX = 20;
+/** Of more nodes, less is told of the minutes before. */
+const MANY_NODES = 50;
+const RATES_OF_MANY = 30;
 
 export type NodeState = Omit<NodeMessage, 'links' | 'rates' | 'edges' | 'drops' | 'timeline'>;
 
@@ -114,12 +119,24 @@ type Answered = { readonly answer: NodeMessage } | { readonly problem: string };
 
 const NOTHING: FlowSummary = { edges: [], drops: [] };
 
+const lossOf = ({ sent, answered }: LinkMessage): number =>
+  sent === 0 ? 0 : (sent - answered) / sent;
+
+/** Links are as many as pairs of nodes: only the worst of each node are told. */
+const worstLinks = (links: readonly LinkMessage[]): readonly LinkMessage[] =>
+  links.length <= LINKS_MAX
+    ? links
+    : [...links]
+        .sort((a, b) => lossOf(b) - lossOf(a) || (b.rttMs ?? 0) - (a.rttMs ?? 0))
+        .slice(0, LINKS_MAX);
+
 /** What this node and its peers told, joined. @param own  null: no lease yet */
 export function joinCluster(
   timeMs: number,
   own: { readonly lease: NodeLease | null; readonly answer: NodeMessage },
   peers: readonly { readonly lease: NodeLease; readonly answered: Answered }[],
 ): ClusterMessage {
+  const ratesMax = peers.length > MANY_NODES ? RATES_OF_MANY : RATES;
   const nodes: ClusterNodeMessage[] = [];
   const summaries: FlowSummary[] = [];
   const timeline: NodeMessage['timeline'][number][] = [];
@@ -129,7 +146,8 @@ export function joinCluster(
       nodes.push({ ...named, name: named.key, answer: null, problem: answered.problem });
       return;
     }
-    const { edges, drops, timeline: events, ...answer } = answered.answer;
+    const { edges, drops, timeline: events, links, rates, ...state } = answered.answer;
+    const answer = { ...state, links: worstLinks(links), rates: rates.slice(-ratesMax) };
     nodes.push({ ...named, name: answer.node, answer, problem: null });
     summaries.push({ edges, drops });
     timeline.push(...events);

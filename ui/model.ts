@@ -102,21 +102,39 @@ export const linkGrade = (link: LinkMessage): 'good' | 'warn' | 'bad' => {
   return loss > 0 ? 'warn' : 'good';
 };
 
-/** Seconds, and bytes a second in and out of all nodes, for the chart: times in the first column. */
+const SLOT_S = 2;
+/** A rate that is older says nothing of the slot. */
+const STALE_MS = 6_000;
+
+/**
+ * Seconds, and bits a second out and in, of all nodes together, for the chart. A rate speaks of the time
+ * before it; each slot takes a node's first that comes after it.
+ */
 export function clusterRates(
   nodes: readonly ClusterNodeMessage[],
 ): readonly [number[], number[], number[]] {
-  const sums = new Map<number, { out: number; in: number }>();
-  for (const { answer } of nodes) {
-    for (const { timeMs, outBytes, inBytes } of answer?.rates ?? []) {
-      const slot = Math.round(timeMs / 2000) * 2;
-      const sum = sums.get(slot) ?? { out: 0, in: 0 };
-      sums.set(slot, { out: sum.out + outBytes, in: sum.in + inBytes });
+  const told = nodes.map(({ answer }) => answer?.rates ?? []).filter((it) => it.length > 0);
+  const first = Math.min(...told.map((it) => it[0]!.timeMs));
+  // What not all nodes have told yet waits.
+  const last = Math.min(...told.map((it) => it.at(-1)!.timeMs));
+  const columns: [number[], number[], number[]] = [[], [], []];
+  if (told.length === 0) return columns;
+  const next = told.map(() => 0);
+  for (let slot = Math.ceil(first / 1000 / SLOT_S) * SLOT_S; slot * 1000 <= last; slot += SLOT_S) {
+    let [sent, received] = [0, 0];
+    for (const [i, rates] of told.entries()) {
+      while (next[i]! < rates.length - 1 && rates[next[i]!]!.timeMs < slot * 1000)
+        next[i] = next[i]! + 1;
+      const { timeMs, outBytes, inBytes } = rates[next[i]!]!;
+      if (Math.abs(timeMs - slot * 1000) > STALE_MS) continue;
+      sent += outBytes;
+      received += inBytes;
     }
+    columns[0].push(slot);
+    columns[1].push(sent * 8);
+    columns[2].push(received * 8);
   }
-  // The newest is not told by all nodes yet.
-  const slots = [...sums.keys()].sort((a, b) => a - b).slice(0, -1);
-  return [slots, slots.map((it) => sums.get(it)!.out * 8), slots.map((it) => sums.get(it)!.in * 8)];
+  return columns;
 }
 
 export interface GraphNode {
