@@ -285,7 +285,7 @@ export class ClusterNode implements AsyncDisposable {
     for (const name of ['after', 'wait']) asked.delete(name);
     const absent: string[] = [];
     const others = await eachOf(this.#options.peers() ?? NO_PEERS, async (peer) => {
-      const got = await this.#ask<FlowsMessage>(peer, `/v1/flows?${asked}`);
+      const got = await this.#ask<FlowsMessage>(peer, `/v1/flows?${asked.toString()}`);
       if (typeof got !== 'string') return got.flows;
       absent.push(`${peer.key}: ${got}`);
       return [];

@@ -1,5 +1,5 @@
 /** May A reach B, and because of what: Services first, as a packet meets them, then both ends' policies. */
-import type { ObjectSet, Service } from '../objects/types.ts';
+import { type ObjectSet, type Service, nameOf } from '../objects/types.ts';
 import {
   type End,
   type Flow,
@@ -151,7 +151,7 @@ function explainPair(
   if (protocol === 'other' || typeof port === 'string' || typeof given === 'string') {
     if (given !== null) return plain(given);
     return answer('deny', [
-      { what: `Service ${to}`, verdict: 'deny', because: 'a Service has ports only' },
+      { what: `Service ${nameOf(service!)}`, verdict: 'deny', because: 'a Service has ports only' },
     ]);
   }
   const ends =
@@ -165,7 +165,7 @@ function explainPair(
     { ...ends, source: ends.source, isInside: pod !== undefined, protocol, port },
   );
   if (outcome === 'no frontend') return plain(ends.address);
-  const what = service === null ? formatAddress(ends.address) : `Service ${to}`;
+  const what = service === null ? formatAddress(ends.address) : `Service ${nameOf(service)}`;
   if (typeof outcome === 'string') {
     return answer('deny', [{ what, verdict: 'deny', because: WHY[outcome] }]);
   }

@@ -1,6 +1,7 @@
 /**
  * How far the peers are: small datagrams through the overlay, from `.0` to `.0`, that the other daemon sends
- * back. They take the way of packets, VXLAN both ways, and what is lost is not sent again.
+ * back. They take the way of packets, VXLAN both ways, and what is lost is not sent again. Nobody is asked
+ * unless somebody wants to know: a cluster that is not looked at has no traffic of ours.
  *
  *     0       4       5       9              17
  *     | weft  | kind  | number| secret       |      kind 1 asks, 2 answers; the secret is the asker's own
@@ -22,6 +23,8 @@ const ASK_PAUSE_MS = 20;
 /** Later is lost. */
 const LATE_MS = 1_000;
 const REMEMBERED = 30;
+/** Who has looked may look again. */
+const WANTED_MS = 30_000;
 
 interface Asked {
   readonly number: number;
@@ -78,6 +81,7 @@ export class Links implements Disposable {
   #asked = new Map<IpAddress, LinkHistory>();
   #number = 0;
   #next = 0;
+  #wantedUntilMs = 0;
   #timer: NodeJS.Timeout | null = null;
 
   constructor(options: LinksOptions) {
@@ -106,11 +110,16 @@ export class Links implements Disposable {
       });
       socket.bind(port, formatAddress(address));
     }
-    this.#timer ??= setTimeout(() => this.#askNext(), ASK_PAUSE_MS);
   }
 
+  /** As far as they are known; the question begins the measurement. */
   messages(): readonly LinkMessage[] {
     const now = performance.now();
+    this.#wantedUntilMs = now + WANTED_MS;
+    if (this.#timer === null && this.#options.port !== 0) {
+      this.#histories.clear();
+      this.#timer = setTimeout(() => this.#askNext(), ASK_PAUSE_MS);
+    }
     return this.#options.peers().map(({ key }) => {
       const history = this.#histories.get(key) ?? new LinkHistory();
       return history.message(key, now);
@@ -119,6 +128,8 @@ export class Links implements Disposable {
 
   /** One peer a turn, so that no moment has work for all of them. */
   #askNext(): void {
+    this.#timer = null;
+    if (performance.now() > this.#wantedUntilMs) return;
     const peers = this.#options.peers();
     if (this.#next >= peers.length) this.#begin(peers);
     const peer = peers[this.#next++];
