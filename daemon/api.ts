@@ -164,12 +164,12 @@ function send(
 }
 
 async function answer(
-  routes: readonly ApiRoute[],
+  { routes, onError, refuse }: ListenOptions,
   request: IncomingMessage,
   response: ServerResponse,
-  onError: (error: unknown) => void,
 ): Promise<void> {
   try {
+    refuse?.(request);
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://weft');
     const matches = routes.flatMap((route) => {
       const parts = matchPath(route.path, pathname);
@@ -201,6 +201,8 @@ export interface ListenOptions {
   readonly routes: readonly ApiRoute[];
   /** A route failed in a way it does not name. */
   readonly onError: (error: unknown) => void;
+  /** Before anything else of a request is looked at. @throws ApiError */
+  readonly refuse?: (request: IncomingMessage) => void;
 }
 
 /**
@@ -222,8 +224,12 @@ export function createLimitedServer(onRequest: RequestListener, headersMs = 5_00
   return server;
 }
 
-const serverOf = ({ routes, onError }: ListenOptions): Server =>
-  createLimitedServer((request, response) => void answer(routes, request, response, onError));
+export const listenerOf =
+  (options: ListenOptions): RequestListener =>
+  (request, response) =>
+    void answer(options, request, response);
+
+const serverOf = (options: ListenOptions): Server => createLimitedServer(listenerOf(options));
 
 /** Until it is disposed of. Without a host: on all addresses, of both families where there are both. */
 export async function listen(

@@ -242,6 +242,16 @@ function parseStateDir(text: string): string {
   return path;
 }
 
+/** `127.0.0.1:8476`, `[::1]:8476`. */
+function parseEndpoint(text: string): { readonly address: IpAddress; readonly port: number } {
+  const [, bracketed, plain, port = ''] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
+  const address = bracketed ?? plain;
+  if (address === undefined) {
+    throw new ConfigError(`"${text}" is no address and port, as 127.0.0.1:8476`);
+  }
+  return { address: parseAddress(address), port: parseInteger(1, 65_535)(port) };
+}
+
 /** Every option, in the order help and docs show. `parse('')` of an unset default must not throw. */
 export const OPTIONS = {
   etcdEndpoints: option({
@@ -445,6 +455,19 @@ export const OPTIONS = {
     textMeans: 'off',
     parse: parseInteger(0, 65_535),
     description: 'port of /livez, /healthz, /readyz and /metrics',
+  }),
+  clusterPort: option({
+    kind: 'number',
+    text: '8475',
+    parse: parseInteger(0, 65_535),
+    description:
+      "port on which daemons ask one another, on the overlay's own addresses; 0: they do not",
+  }),
+  uiListen: option({
+    kind: 'string',
+    text: '127.0.0.1:8476',
+    parse: optional(parseEndpoint),
+    description: 'address and port of the page on the cluster; "" for none',
   }),
   stateDir: option({
     kind: 'string',

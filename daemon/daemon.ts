@@ -21,6 +21,7 @@ import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wi
 import type { Mac } from '../wire/mac.ts';
 import { ApiError, type ApiRoute, listenOnSocket } from './api.ts';
 import { Captures } from './capture.ts';
+import { ClusterNode, type NodeState } from './cluster-node.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -71,6 +72,7 @@ import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
+import { isLoopback, openPage, pageToken, urlHost } from './page-server.ts';
 import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
@@ -197,6 +199,7 @@ class NodeDaemon {
 
   readonly #observation: Observation;
   readonly #captures: Captures;
+  readonly #cluster: ClusterNode;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
@@ -223,6 +226,21 @@ class NodeDaemon {
             }),
             onChange: () => this.#publish(),
           });
+    this.#cluster = new ClusterNode({
+      port: config.clusterPort,
+      state: () => this.#nodeState(),
+      view: () => this.#view(),
+      inputs: () => this.#explainInputs(),
+      peers: () => this.#peers,
+      dataplane: () => this.#dataplane,
+      observation: this.#observation,
+      routes: this.#sharedRoutes(),
+      onError: (err) => log.error({ err }, 'a question of another node was not answered'),
+      onProblem: (err) => {
+        if (err === null) log.info('nodes of this cluster can ask one another');
+        else log.warn({ err }, 'nodes of this cluster cannot ask one another; trying again');
+      },
+    });
   }
 
   async run(stop: AbortSignal): Promise<void> {
@@ -239,10 +257,12 @@ class NodeDaemon {
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
     open.use(this.#netlink);
+    open.use(this.#cluster);
     open.defer(() => this.#retainedFile?.idle());
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
+    await this.#openPage(open);
     try {
       if (this.#objects !== null) await this.#openRetained();
       await this.#openPods(open);
@@ -360,6 +380,24 @@ class NodeDaemon {
     };
   }
 
+  /** A node without its page is a node all the same. */
+  async #openPage(open: AsyncDisposableStack): Promise<void> {
+    const { uiListen, stateDir } = this.#config;
+    if (uiListen === null) return;
+    const { address, port } = uiListen;
+    const url = `http://${urlHost(formatAddress(address))}:${port}/`;
+    const onError = (err: unknown): void => this.#log.error({ err }, 'the page was not served');
+    const routes = this.#cluster.routes();
+    const tokenFile = isLoopback(address) ? null : stateFiles(stateDir).pageToken;
+    try {
+      const token = tokenFile === null ? null : await pageToken(tokenFile);
+      open.use(await openPage({ address, port, token, routes, onError }));
+      this.#log.info({ url, tokenFile }, 'the page on the cluster');
+    } catch (err) {
+      this.#log.error({ err: err as Error, url }, 'there is no page; see --ui-listen');
+    }
+  }
+
   async #start(open: AsyncDisposableStack, signal: AbortSignal): Promise<void> {
     const config = this.#config;
     const { stateDir } = config;
@@ -385,6 +423,7 @@ class NodeDaemon {
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
     this.#publishPods(store, open);
+    void this.#cluster.api.learnToken(store, config.etcdPrefix, signal);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -880,6 +919,7 @@ class NodeDaemon {
     // Not awaited: it asks for a pass of its own.
     void this.#bury();
     this.#hostApplied = true;
+    this.#cluster.update(state.lease);
     this.#publish();
     const ip = [...plan.ip, ...plan.rules4, ...plan.rules6];
     if (ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return result;
@@ -994,27 +1034,42 @@ class NodeDaemon {
     );
   }
 
-  async #status(): Promise<StatusMessage> {
-    const { nodeName: node, etcdEndpoints, tunName } = this.#config;
-    const fixed = this.#fixed;
+  #explainInputs() {
+    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const { objects, nodeAddresses } = this.#view();
+    return objects && { objects, nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
+  }
+
+  #nodeState(): NodeState {
     const state = this.#keeper?.state;
     const reasons = this.#reasons();
-    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
-    const refused = Object.fromEntries(
-      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
-    );
     const endsInS =
       state?.kind === 'held' && Number.isFinite(state.deadlineMs)
         ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
         : null;
     return {
-      node,
+      node: this.#config.nodeName,
       version: VERSION,
-      pid: process.pid,
       startedAt: this.#startedAt,
       forwarding: this.#forwarding(),
       ready: reasons.length === 0,
       reasons,
+      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      pods: this.#pods?.attachments.length ?? 0,
+    };
+  }
+
+  async #status(): Promise<StatusMessage> {
+    const { etcdEndpoints, tunName } = this.#config;
+    const fixed = this.#fixed;
+    const { lease, pods, ...state } = this.#nodeState();
+    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
+    const refused = Object.fromEntries(
+      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
+    );
+    return {
+      ...state,
+      pid: process.pid,
       etcd: {
         endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
         own: this.#etcd !== null,
@@ -1034,9 +1089,9 @@ class NodeDaemon {
         ipv6Network: cidrText(fixed.network.ipv6?.network),
         directRouting: this.#directRouting(),
       },
-      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      lease,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
-      pods: this.#pods?.attachments.length ?? 0,
+      pods,
       objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
       counters: { ...this.#dataplane?.counters(), ...refused },
@@ -1061,11 +1116,11 @@ class NodeDaemon {
     const live = new LiveTraces({ traces, captures: this.#captures, attachments });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
-      ...this.#observation.routes(),
       ...this.#captures.routes(),
       ...traces.routes(),
       ...live.routes(),
-      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
+      ...this.#sharedRoutes(),
+      ...this.#cluster.routes(),
       {
         method: 'POST',
         path: '/v1/cni',
@@ -1090,6 +1145,14 @@ class NodeDaemon {
         answer: ({ parts, query }) =>
           this.#releaseLease(parts['which'] ?? '', query.get('reservations') === 'true'),
       },
+    ];
+  }
+
+  /** What other nodes may ask as well: nothing of it changes anything. */
+  #sharedRoutes(): readonly ApiRoute[] {
+    return [
+      ...this.#observation.routes(),
+      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
     ];
   }
 

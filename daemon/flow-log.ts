@@ -42,6 +42,8 @@ import type { Names, ServiceName } from './names.ts';
 /** Events that are remembered, 128 bytes each and their names. */
 const HISTORY = 65_536;
 export const READ_EVERY_MS = 100;
+/** An explanation is not looked for again. */
+const EXPLAINED_MS = 500;
 const LIMIT_DEFAULT = 1000;
 const LIMIT_MAX = 10_000;
 
@@ -269,6 +271,9 @@ export class FlowLog {
   #count = 0;
   #lost = 0;
   readonly #run = randomUUID();
+  /** Many events have one reason. */
+  readonly #explained = new Map<string, string | null>();
+  #explainedAtMs = -Infinity;
   #arrived = Promise.withResolvers<void>();
 
   constructor(options: FlowLogOptions) {
@@ -437,8 +442,24 @@ export class FlowLog {
   }
 
   /** The policy and rule behind a denial, as they are now. */
-  #because({ reason, source, destination, protocol, destinationPort }: Event): string | null {
+  #because(event: Event): string | null {
+    const { reason, source, destination, protocol, destinationPort } = event;
     if (reason !== 'policyEgress' && reason !== 'policyIngress') return null;
+    const now = performance.now();
+    if (now - this.#explainedAtMs > EXPLAINED_MS) {
+      this.#explained.clear();
+      this.#explainedAtMs = now;
+    }
+    const key = `${source} ${destination} ${protocol} ${destinationPort}`;
+    let because = this.#explained.get(key);
+    if (because === undefined) {
+      because = this.#explain(event);
+      this.#explained.set(key, because);
+    }
+    return because;
+  }
+
+  #explain({ source, destination, protocol, destinationPort }: Event): string | null {
     const policies = this.#options.policies();
     if (policies === null || source === null || destination === null) return null;
     const { verdict, because } = referenceVerdict(

@@ -245,6 +245,123 @@ export interface PolicyDiffMessage {
   readonly gone: number;
 }
 
+/** From this node to a peer and back, measured by datagrams through the overlay. */
+export interface LinkMessage {
+  /** The peer's lease. */
+  readonly key: string;
+  /** Median of the answered ones; null: none was. */
+  readonly rttMs: number | null;
+  /** Of the last minute or so; what may still be answered does not count. */
+  readonly sent: number;
+  readonly answered: number;
+}
+
+/** What a node carried between two looks at its counters, by the second. */
+export interface RateMessage {
+  readonly timeMs: number;
+  /** VXLAN to peers and from them. */
+  readonly outBytes: number;
+  readonly inBytes: number;
+  readonly drops: number;
+}
+
+/** One end of what the service map shows. */
+export interface PlaceMessage {
+  readonly kind: 'workload' | 'service' | 'node' | 'outside';
+  /** `namespace/name`, a node's name, or an address of nobody's. */
+  readonly name: string;
+}
+
+/** Flows that began, and packets that were dropped, between two places, in the last minutes. */
+export interface EdgeMessage {
+  readonly from: PlaceMessage;
+  readonly to: PlaceMessage;
+  readonly forwarded: number;
+  readonly dropped: number;
+}
+
+/** Drops of one kind, in the last minutes. */
+export interface DropMessage {
+  readonly reason: string;
+  /** The policy and rule, where it is one. */
+  readonly because: string | null;
+  readonly count: number;
+  /** The newest of them. */
+  readonly last: FlowMessage;
+}
+
+export interface TimelineMessage {
+  /** RFC 3339, milliseconds. */
+  readonly time: string;
+  readonly node: string;
+  readonly kind: 'node' | 'lease' | 'peer' | 'policy' | 'service' | 'drops';
+  readonly text: string;
+}
+
+/** GET /v1/node: one node, as the page shows it. */
+export interface NodeMessage {
+  readonly node: string;
+  readonly version: string;
+  readonly startedAt: string;
+  readonly forwarding: boolean;
+  readonly ready: boolean;
+  readonly reasons: readonly string[];
+  readonly lease: StatusMessage['lease'];
+  readonly pods: number;
+  readonly links: readonly LinkMessage[];
+  readonly rates: readonly RateMessage[];
+  readonly edges: readonly EdgeMessage[];
+  readonly drops: readonly DropMessage[];
+  readonly timeline: readonly TimelineMessage[];
+}
+
+/** A node of GET /v1/cluster. What it told of flows and events is joined with the others'. */
+export interface ClusterNodeMessage extends LeaseMessage {
+  /** As it calls itself; the key of its lease, where it does not answer. */
+  readonly name: string;
+  readonly answer: Omit<NodeMessage, 'edges' | 'drops' | 'timeline'> | null;
+  /** Why there is no answer. */
+  readonly problem: string | null;
+}
+
+/** GET /v1/cluster */
+export interface ClusterMessage {
+  /** RFC 3339, milliseconds. */
+  readonly time: string;
+  /** Who asked the others. */
+  readonly node: string;
+  /** Itself first, then by name. */
+  readonly nodes: readonly ClusterNodeMessage[];
+  /** Most first, at most some hundreds. */
+  readonly edges: readonly EdgeMessage[];
+  readonly drops: readonly DropMessage[];
+  /** Newest first. */
+  readonly timeline: readonly TimelineMessage[];
+}
+
+/** GET /v1/cluster/flows: of all nodes that answer, oldest first. */
+export interface ClusterFlowsMessage {
+  readonly flows: readonly FlowMessage[];
+  /** Nodes that did not answer. */
+  readonly absent: readonly string[];
+}
+
+/** GET /v1/explain */
+export interface ExplainMessage {
+  readonly from: string;
+  readonly to: string;
+  readonly protocol: string;
+  readonly port: number | string;
+  /** partly: it depends on which endpoint of the Service is chosen. */
+  readonly verdict: 'allow' | 'deny' | 'partly';
+  /** In the order in which a packet meets them. */
+  readonly steps: readonly {
+    readonly what: string;
+    readonly verdict: 'allow' | 'deny';
+    readonly because: string;
+  }[];
+}
+
 export interface ErrorMessage {
   readonly error: { readonly code: string; readonly message: string };
 }

@@ -4,8 +4,8 @@ import type { ObjectSet, Pod } from '../objects/types.ts';
 import type { Dataplane } from '../overlay/types.ts';
 import type { IpAddress } from '../wire/address.ts';
 import type { ApiRoute } from './api.ts';
-import { FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
-import type { FlowsMessage } from './messages.ts';
+import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
+import type { FlowMessage, FlowsMessage } from './messages.ts';
 import { type NamedNode, type Names, createNames } from './names.ts';
 import { withInterfaces } from './object-store.ts';
 import { WhatIf } from './what-if.ts';
@@ -71,6 +71,10 @@ export class Observation {
   /** Events since the start that nobody will see. */
   get eventsLost(): number {
     return this.#flows.lost;
+  }
+
+  recent(filter: FlowFilter): readonly FlowMessage[] {
+    return this.#flows.query(filter).flows;
   }
 
   names(): Names {
