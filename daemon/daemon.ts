@@ -31,6 +31,7 @@ import {
   type Tables,
   compileTables,
 } from './objects.ts';
+import { diagnose } from './diagnose.ts';
 import { HealthCheckServers } from './health-checks.ts';
 import { PolicyCompiler } from '../policy/compile.ts';
 import { ServiceCompiler } from '../service/compile.ts';
@@ -66,6 +67,7 @@ import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
+import { StoreOutage } from './store-outage.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
@@ -136,7 +138,7 @@ class NodeDaemon {
   #dataplane: Dataplane | null = null;
   /** Null before the first full list. */
   #peers: readonly NodeLease[] | null = null;
-  #interruption: Error | null = null;
+  readonly #outage = new StoreOutage();
   /** Null before the host was first as it should be, and while it is. */
   #hostProblem: Error | null = null;
   #hostApplied = false;
@@ -172,7 +174,8 @@ class NodeDaemon {
   readonly #netlink: Netlink = openNetlink();
   #nodeAddresses: readonly IpAddress[] = [];
   #objectFailure = '';
-  #objectInterruption: Error | null = null;
+  /** Rungs that were wanted and do not work here. */
+  readonly #offloadsGivenUp = new Map<string, string>();
   readonly #objectProblems = new ObjectProblems((fields, text) => this.#log.warn(fields, text));
   #problems: readonly ObjectProblem[] = [];
   #published: {
@@ -482,7 +485,7 @@ class NodeDaemon {
         onInterruption: (err) => {
           if (err === null) log.info('the list of peers is current again');
           else log.warn({ err }, 'etcd does not answer; peers stay as they are known');
-          this.#interruption = err;
+          this.#outage.tell('peers', err);
         },
       });
       for await (const peers of lists) {
@@ -513,7 +516,7 @@ class NodeDaemon {
         onInterruption: (err) => {
           if (err === null) this.#log.info('policies and Services are current again');
           else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
-          this.#objectInterruption = err;
+          this.#outage.tell('objects', err);
         },
       }),
     ];
@@ -552,6 +555,7 @@ class NodeDaemon {
       this.#end(new DaemonError(`packet worker ${worker} died`, { cause: error }));
     } else if (event.kind === 'offload-off') {
       const { offload, reason } = event;
+      this.#offloadsGivenUp.set(offload, reason);
       this.#log.warn({ offload, reason }, 'an offload does not work here; going on without');
     } else {
       const { peer, mtuBytes } = event;
@@ -902,6 +906,7 @@ class NodeDaemon {
       policies: (set?.networkPolicies.size ?? 0) + (set?.clusterNetworkPolicies.size ?? 0),
       services: set?.services.size ?? 0,
       problems: this.#problemLines(),
+      failure: this.#objectFailure || null,
     };
   }
 
@@ -927,8 +932,8 @@ class NodeDaemon {
       reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
     }
     if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
-    const interruption = this.#interruption ?? this.#objectInterruption;
-    if (interruption !== null) reasons.push(`etcd: ${interruption.message}`);
+    const outage = this.#outage.current;
+    if (outage !== null) reasons.push(`etcd: ${outage.message}`);
     return reasons;
   }
 
@@ -950,11 +955,7 @@ class NodeDaemon {
     const refused = Object.fromEntries(
       Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
     );
-    const endsInS =
-      state?.kind === 'held' && Number.isFinite(state.deadlineMs)
-        ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
-        : null;
-    return {
+    const status = {
       node,
       version: VERSION,
       pid: process.pid,
@@ -965,7 +966,10 @@ class NodeDaemon {
       etcd: {
         endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
         own: this.#etcd !== null,
+        unreachable: this.#outage.current,
       },
+      workers: this.#config.workers,
+      host: { applied: this.#hostApplied, problem: this.#hostProblem?.message ?? null },
       underlay: {
         iface: this.#underlay.iface,
         mtuBytes: this.#underlay.mtuBytes,
@@ -981,13 +985,22 @@ class NodeDaemon {
         ipv6Network: cidrText(fixed.network.ipv6?.network),
         directRouting: this.#directRouting(),
       },
-      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      lease: state?.kind === 'held' ? leaseMessage(state.lease, true, this.#endsInS()) : null,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
       pods: this.#pods?.attachments.length ?? 0,
       objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
+      offloadsGivenUp: Object.fromEntries(this.#offloadsGivenUp),
       counters: { ...this.#dataplane?.counters(), ...refused },
     };
+    return { ...status, findings: diagnose(status) };
+  }
+
+  /** Seconds that our lease may still be used; null: there is none, or it has no end. */
+  #endsInS(): number | null {
+    const state = this.#keeper?.state;
+    if (state?.kind !== 'held' || !Number.isFinite(state.deadlineMs)) return null;
+    return Math.round((state.deadlineMs - bootTimeMs()) / 1000);
   }
 
   #routes(): readonly ApiRoute[] {
@@ -1042,7 +1055,12 @@ class NodeDaemon {
     const { leases, problems } = await this.#asking(
       listLeases(this.#store, this.#config.etcdPrefix, this.#fixed.network),
     );
-    return { leases: leases.map((it) => leaseMessage(it, this.#isOwn(it))), problems };
+    const endsInS = this.#endsInS();
+    const message = (it: NodeLease): LeaseMessage => {
+      const own = this.#isOwn(it);
+      return leaseMessage(it, own, own ? endsInS : null);
+    };
+    return { leases: leases.map(message), problems };
   }
 
   async #showLease(which: string): Promise<LeaseMessage> {

@@ -9,13 +9,7 @@ import pico from 'picocolors';
 import type { Argv } from 'yargs';
 import { CNI_VERSIONS, NETWORK_NAME } from '../wire/cni.ts';
 import { ConfigError, OPTIONS, flagOf, optionNames, printConfig } from './config.ts';
-import type {
-  IpamCheckMessage,
-  IpamMessage,
-  LeaseMessage,
-  LeasesMessage,
-  StatusMessage,
-} from './messages.ts';
+import type { IpamCheckMessage, IpamMessage, LeaseMessage } from './messages.ts';
 import { didYouMean } from '../objects/nearest.ts';
 import {
   type Flags,
@@ -33,6 +27,7 @@ import {
   textsOf,
   withOptions,
 } from './cli.ts';
+import { OPERATOR_COMMANDS, OPERATOR_FLAGS, withOperatorCommands } from './operator-commands.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -283,7 +278,7 @@ const COMMANDS = [
   'lease',
   'logs',
   'policy',
-  'status',
+  ...OPERATOR_COMMANDS,
 ];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
@@ -322,7 +317,7 @@ async function main(args: readonly string[]): Promise<void> {
     return;
   }
   const { default: yargs } = await import('yargs');
-  const cli = yargs([...args])
+  const cli = withOperatorCommands(yargs([...args]))
     .scriptName('weft')
     .usage(
       '$0 COMMAND\n\nA userspace VXLAN overlay network for Kubernetes and bare-metal clusters.',
@@ -451,17 +446,8 @@ async function main(args: readonly string[]): Promise<void> {
         )
         .demandCommand(1, 'say what to do with addresses: show or check'),
     )
-    .command('lease', 'Look at the subnets that nodes hold, and take them back', (it) =>
+    .command('lease', 'Look at one subnet that a node holds, and take it back', (it) =>
       it
-        .command(
-          'list',
-          'All nodes and their subnets',
-          (list) => withOptions(list, ['stateDir']).option('output', OUTPUT_OPTION),
-          (flags) =>
-            show<LeasesMessage>(flags, '/v1/leases', (tables, leases) =>
-              tables.leasesTable(leases),
-            ),
-        )
         .command(
           'show <key>',
           'One lease',
@@ -498,7 +484,7 @@ async function main(args: readonly string[]): Promise<void> {
               ),
           releaseLease,
         )
-        .demandCommand(1, 'say what to do with leases: list, show or release'),
+        .demandCommand(1, 'say what to do with a lease: show or release; weft leases lists them'),
     )
     .command(
       'apply',
@@ -588,13 +574,6 @@ async function main(args: readonly string[]): Promise<void> {
       policy,
     )
     .command(
-      'status',
-      'What the daemon on this machine does: lease, peers, offloads, counters',
-      (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
-      (flags) =>
-        show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
-    )
-    .command(
       'logs [file]',
       "Make the daemon's log readable, from a file or stdin",
       (it) =>
@@ -633,6 +612,7 @@ async function main(args: readonly string[]): Promise<void> {
         'port',
         'protocol',
         'probes',
+        ...OPERATOR_FLAGS,
       ];
       throw new UsageError(explain(message, args, known));
     });

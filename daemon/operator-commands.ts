@@ -1,0 +1,49 @@
+/** The commands that ask a running daemon what it does, and tell by their exit code whether all is well. */
+import type { Argv } from 'yargs';
+import { type Flags, OUTPUT_OPTION, UsageError, ask, printAs, show, withOptions } from './cli.ts';
+import type { LeasesMessage, StatusMessage } from './messages.ts';
+
+/** Names for whom a word was mistyped. */
+export const OPERATOR_COMMANDS = ['leases', 'status'];
+export const OPERATOR_FLAGS = ['brief', 'verbose'];
+
+async function status(flags: Flags): Promise<void> {
+  const [isBrief, isVerbose] = [flags['brief'] === true, flags['verbose'] === true];
+  if (isBrief && isVerbose) throw new UsageError('--brief and --verbose: one of them');
+  const message = await ask<StatusMessage>(flags, 'GET', '/v1/status');
+  await printAs(flags, message, async () => {
+    const { statusText } = await import('./status-text.ts');
+    return statusText(message, isBrief ? 'brief' : isVerbose ? 'verbose' : 'usual');
+  });
+  const { isWrong } = await import('./diagnose.ts');
+  if (message.findings.some(isWrong)) process.exitCode = 1;
+}
+
+export const withOperatorCommands = (cli: Argv): Argv =>
+  cli
+    .command(
+      'status',
+      'What the daemon on this machine does, what is wrong, and what to do about it',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('brief', { type: 'boolean', describe: 'in one line' })
+          .option('verbose', { type: 'boolean', describe: 'every counter, problem and peer' })
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft status --brief || weft status --verbose\n\nExit code 0: all is well; 1: ' +
+              'something is wrong, or no daemon answers.',
+          ),
+      status,
+    )
+    .command(
+      'leases',
+      'The subnets of all nodes: who holds them, and how long ours is ours',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft leases -o json\n\nOne of them: weft lease show KEY, weft lease release KEY',
+          ),
+      (flags) =>
+        show<LeasesMessage>(flags, '/v1/leases', (tables, leases) => tables.leasesTable(leases)),
+    );
