@@ -89,8 +89,8 @@ const startDaemon = (...extra: string[]): Promise<Running> =>
     ready: {
       condition: (signal) =>
         poll(async () => {
-          const { exitCode, stdout } = await weft('status', '-o', 'json', ...common);
-          if (exitCode !== 0) return undefined;
+          const { stdout } = await weft('status', '-o', 'json', ...common);
+          if (stdout === '') return undefined;
           return (JSON.parse(stdout) as StatusMessage).ready ? true : undefined;
         }, signal),
     },

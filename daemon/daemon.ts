@@ -15,7 +15,7 @@ import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
 import { directorySource } from '../objects/directory.ts';
 import type { ObjectProblem, ObjectSet, ObjectSource, Pod } from '../objects/types.ts';
-import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
+import type { Dataplane, DataplaneEvent, OverlayState } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
@@ -61,6 +61,7 @@ import {
 } from './overlay-state.ts';
 import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
+import { PeerProbes } from './peer-probes.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { requireProgram } from './programs.ts';
@@ -188,12 +189,27 @@ class NodeDaemon {
   } | null = null;
 
   readonly #observation: Observation;
+  readonly #probes: PeerProbes;
+  /** What was published last. */
+  #overlay: OverlayState | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
     this.#underlay = underlay;
     this.#log = log;
+    this.#probes = new PeerProbes({
+      view: () => ({
+        overlay: this.#overlay,
+        underlay,
+        leases: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
+        nodeOf: this.#observation.nodeNames(),
+      }),
+      onProblem: (err) => {
+        if (err === null) log.info('peers are probed again');
+        else log.warn({ err }, 'whether peers answer is not known');
+      },
+    });
     this.#objects =
       config.maxFlows === 0
         ? null
@@ -393,6 +409,7 @@ class NodeDaemon {
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
     void this.#followObjects(store, signal);
+    if (config.probeInterval > 0) void this.#probes.run(config.probeInterval * 1000, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -596,27 +613,26 @@ class NodeDaemon {
     }
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
-    this.#dataplane.publish(
-      overlayState({
-        ...fixed,
-        lease,
-        held,
-        peers,
-        pods,
-        ...PLAIN_OVERLAY,
-        ...(tables !== null && {
-          policy: tables.policy,
-          services: tables.services,
-          nodeAddresses,
-        }),
-        underlay: this.#underlay,
-        directRouting: this.#directRouting(),
-        reach: {
-          ipv4: address4 !== null && addresses.publicIp4 !== null,
-          ipv6: address6 !== null && addresses.publicIp6 !== null,
-        },
+    this.#overlay = overlayState({
+      ...fixed,
+      lease,
+      held,
+      peers,
+      pods,
+      ...PLAIN_OVERLAY,
+      ...(tables !== null && {
+        policy: tables.policy,
+        services: tables.services,
+        nodeAddresses,
       }),
-    );
+      underlay: this.#underlay,
+      directRouting: this.#directRouting(),
+      reach: {
+        ipv4: address4 !== null && addresses.publicIp4 !== null,
+        ipv6: address6 !== null && addresses.publicIp6 !== null,
+      },
+    });
+    this.#dataplane.publish(this.#overlay);
     this.#sayReady();
     // What is led into the TUN is served there already. A pass over the host ends with the same.
     if (this.#areSetsBusy) return;
@@ -987,6 +1003,7 @@ class NodeDaemon {
       },
       lease: state?.kind === 'held' ? leaseMessage(state.lease, true, this.#endsInS()) : null,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
+      probes: this.#probes.findings(),
       pods: this.#pods?.attachments.length ?? 0,
       objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
@@ -1013,6 +1030,7 @@ class NodeDaemon {
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#observation.routes(),
+      ...this.#probes.routes(),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

@@ -41,6 +41,7 @@ const WELL: Diagnosed = {
   },
   lease: LEASE,
   peers: [{ ...LEASE, key: '10.244.2.0-24', subnet: '10.244.2.0/24', own: false, endsInS: null }],
+  probes: { problem: null, silent: [], tunnelSilent: [], lossy: [], smallMtu: [] },
   pods: 2,
   objects: { listed: true, policies: 1, services: 2, problems: [], failure: null },
   offloads: { tunTso: true, tunUso: false },
@@ -85,6 +86,22 @@ for (const [name, change, codes] of [
     { peers: [{ ...LEASE, vtepMac: null }], overlay: { ...WELL.overlay!, directRouting: true } },
     [],
   ],
+  ...(
+    [
+      ['silent', 'peer-silent'],
+      ['tunnelSilent', 'tunnel-silent'],
+      ['lossy', 'tunnel-lossy'],
+      ['smallMtu', 'path-mtu-small'],
+    ] as const
+  ).map(
+    ([list, code]) =>
+      [
+        `probes: ${list}`,
+        { probes: { ...WELL.probes, [list]: ['10.244.2.0-24'] } },
+        [code],
+      ] as const,
+  ),
+  ['no probes', { probes: { ...WELL.probes, problem: 'no right' } }, ['probes-impossible']],
   ['a rung was given up', { offloadsGivenUp: { udpGso: 'EIO' } }, ['offload-given-up']],
 ] as const satisfies readonly (readonly [string, Partial<Diagnosed>, readonly string[]])[]) {
   test(`diagnosis: ${name}`, (t) => {

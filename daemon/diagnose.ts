@@ -17,6 +17,11 @@ export const FINDING_CODES = [
   'objects-stale',
   'objects-invalid',
   'peer-without-vtep',
+  'peer-silent',
+  'tunnel-silent',
+  'tunnel-lossy',
+  'path-mtu-small',
+  'probes-impossible',
   'offload-given-up',
 ] as const;
 
@@ -136,6 +141,55 @@ function ofPeers({ peers, overlay }: Diagnosed): Finding[] {
   ];
 }
 
+function ofProbes({ probes, overlay }: Diagnosed): Finding[] {
+  const port = overlay?.port ?? 'of the overlay';
+  const rows = [
+    [
+      probes.silent,
+      'peer-silent',
+      'answers no echo, neither outside of the tunnel nor through it',
+      'its pods are likely not reached from here',
+      'is the node up, and the way to it? ping its address',
+    ],
+    [
+      probes.tunnelSilent,
+      'tunnel-silent',
+      'answers, but not through the tunnel',
+      'its pods are not reached from here',
+      `does its daemon run, and does a firewall between drop UDP port ${port}? weft status there`,
+    ],
+    [
+      probes.lossy,
+      'tunnel-lossy',
+      'did not answer every echo through the tunnel',
+      'connections with its pods are slow',
+      'look for drops here and there: weft status; and at the way between: weft peers --probe',
+    ],
+    [
+      probes.smallMtu,
+      'path-mtu-small',
+      `does not get packets of ${overlay?.mtuBytes ?? 'full'} bytes`,
+      'large packets vanish unless routers on the way say that they are too big',
+      'weft peers --probe shows the size that passes; set MTU in the network config, or mend the way',
+    ],
+  ] as const;
+  const found: Finding[] = rows.flatMap(([keys, code, what, consequence, remedy]) =>
+    keys.length === 0
+      ? []
+      : [{ severity: 'warning', code, what: `${list(keys)}: ${what}`, consequence, remedy }],
+  );
+  if (probes.problem !== null) {
+    found.push({
+      severity: 'note',
+      code: 'probes-impossible',
+      what: probes.problem,
+      consequence: 'none for traffic; whether peers answer is not known',
+      remedy: 'give the daemon what it lacks, and start it again',
+    });
+  }
+  return found;
+}
+
 const ofOffloads = ({ offloadsGivenUp }: Diagnosed): Finding[] =>
   Object.entries(offloadsGivenUp).map(([name, reason]) => ({
     severity: 'note',
@@ -169,6 +223,7 @@ export function diagnose(status: Diagnosed): readonly FindingMessage[] {
     ...ofObjects(status),
     ...ofStore(status),
     ...ofPeers(status),
+    ...ofProbes(status),
   ];
   const isSaid = found.some((it) => it.severity === 'error');
   return [...found, ...(isSaid ? [] : ofRest(status)), ...ofOffloads(status)].toSorted(

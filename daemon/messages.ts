@@ -83,6 +83,19 @@ export interface StatusMessage {
   } | null;
   readonly lease: LeaseMessage | null;
   readonly peers: readonly LeaseMessage[];
+  /** What echoes to peers have shown, by the leases' keys; the rest is well or was not asked yet. */
+  readonly probes: {
+    /** Why none are sent. */
+    readonly problem: string | null;
+    /** They answer neither outside of the tunnel nor through it. */
+    readonly silent: readonly string[];
+    /** They answer, and not through the tunnel. */
+    readonly tunnelSilent: readonly string[];
+    /** Through the tunnel some are lost. */
+    readonly lossy: readonly string[];
+    /** Packets of the overlay's MTU do not arrive. */
+    readonly smallMtu: readonly string[];
+  };
   /** Interfaces that pods have on this node. */
   readonly pods: number;
   /** Null: a plain overlay. */
@@ -95,6 +108,53 @@ export interface StatusMessage {
   readonly counters: Readonly<Record<string, number>>;
   /** The worst first; empty when all is well. */
   readonly findings: readonly FindingMessage[];
+}
+
+/** Some echoes along one way to a peer. */
+export interface LinkProbeMessage {
+  /** To the node's own address, or through the tunnel to `.0` of its subnet. */
+  readonly kind: 'underlay' | 'overlay';
+  readonly address: string;
+  readonly sent: number;
+  readonly received: number;
+  /** Round trips; null when nothing was answered. */
+  readonly minMs: number | null;
+  readonly avgMs: number | null;
+  readonly maxMs: number | null;
+  /** The largest packet that was answered; null when none was. */
+  readonly pathMtuBytes: number | null;
+  /** The largest that should be. */
+  readonly expectedMtuBytes: number;
+  /** Why the kernel did not send. */
+  readonly problem: string | null;
+}
+
+export interface PeerProbeMessage {
+  /** RFC 3339. */
+  readonly time: string;
+  readonly links: readonly LinkProbeMessage[];
+}
+
+export interface PeerMessage {
+  /** By its Node object, else its address. */
+  readonly node: string;
+  readonly lease: LeaseMessage;
+  /** The underlay address that packets for its subnets go to, one a family; null: none is known. */
+  readonly nextHop: string | null;
+  readonly nextHopV6: string | null;
+  /** Reached by plain routes, without VXLAN. */
+  readonly direct: boolean;
+  /** Of the underlay, as the kernel knows it. */
+  readonly pathMtuBytes: number | null;
+  /** Null: it was not asked yet. */
+  readonly probe: PeerProbeMessage | null;
+}
+
+/** GET /v1/peers; POST /v1/peers/probe, which asks all of them first. */
+export interface PeersMessage {
+  readonly peers: readonly PeerMessage[];
+  /** Why peers are not asked. */
+  readonly problem: string | null;
 }
 
 /** What is known of Kubernetes' objects. */

@@ -93,6 +93,14 @@ export class Observation {
     ];
   }
 
+  /** Of peers, by their leases' keys. */
+  nodeNames(): (key: string) => string {
+    const { nodeAddresses, lease, peers } = this.#options.view();
+    const [, ...named] = this.nodes(nodeAddresses, lease, peers);
+    const names = new Map(peers.map((it, i) => [it.key, named[i]!.name]));
+    return (key) => names.get(key) ?? key;
+  }
+
   routes(): readonly ApiRoute[] {
     return [
       {

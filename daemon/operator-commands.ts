@@ -1,11 +1,11 @@
 /** The commands that ask a running daemon what it does, and tell by their exit code whether all is well. */
 import type { Argv } from 'yargs';
 import { type Flags, OUTPUT_OPTION, UsageError, ask, printAs, show, withOptions } from './cli.ts';
-import type { LeasesMessage, StatusMessage } from './messages.ts';
+import type { LeasesMessage, PeersMessage, StatusMessage } from './messages.ts';
 
 /** Names for whom a word was mistyped. */
-export const OPERATOR_COMMANDS = ['leases', 'status'];
-export const OPERATOR_FLAGS = ['brief', 'verbose'];
+export const OPERATOR_COMMANDS = ['leases', 'peers', 'status'];
+export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe'];
 
 async function status(flags: Flags): Promise<void> {
   const [isBrief, isVerbose] = [flags['brief'] === true, flags['verbose'] === true];
@@ -17,6 +17,15 @@ async function status(flags: Flags): Promise<void> {
   });
   const { isWrong } = await import('./diagnose.ts');
   if (message.findings.some(isWrong)) process.exitCode = 1;
+}
+
+async function peers(flags: Flags): Promise<void> {
+  const [method, path] =
+    flags['probe'] === true ? ['POST', '/v1/peers/probe'] : ['GET', '/v1/peers'];
+  const message = await ask<PeersMessage>(flags, method, path);
+  const { peersTable, isUnwell } = await import('./peers-text.ts');
+  await printAs(flags, message, () => peersTable(message));
+  if (isUnwell(message)) process.exitCode = 1;
 }
 
 export const withOperatorCommands = (cli: Argv): Argv =>
@@ -34,6 +43,23 @@ export const withOperatorCommands = (cli: Argv): Argv =>
               'something is wrong, or no daemon answers.',
           ),
       status,
+    )
+    .command(
+      'peers',
+      'The other nodes: the way to each, whether it answers, how soon and up to which size',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('probe', {
+            type: 'boolean',
+            describe: 'ask all of them now; otherwise what they answered last',
+          })
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft peers --probe\n\nunderlay is an echo to the node itself, overlay one through ' +
+              'the tunnel. Exit code 1 when a peer does\nnot answer through the tunnel, answers not always, or ' +
+              'does not get large packets.',
+          ),
+      peers,
     )
     .command(
       'leases',
