@@ -12,9 +12,16 @@ export class DaemonAbsentError extends Error {
   readonly code = 'ERR_DAEMON_ABSENT';
 }
 
-function exchange(socketPath: string, method: string, path: string, body: unknown) {
+function exchange(
+  socketPath: string,
+  method: string,
+  path: string,
+  body: unknown,
+  signal: AbortSignal | undefined,
+) {
   return new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const asking = request({ socketPath, method, path, timeout: ANSWER_WITHIN_MS }, (response) => {
+    const timeout = ANSWER_WITHIN_MS;
+    const asking = request({ socketPath, method, path, timeout, signal }, (response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
       response.on('end', () => resolve({ status: response.statusCode ?? 0, text }));
@@ -33,10 +40,11 @@ export async function askDaemon<T>(
   method: string,
   path: string,
   body?: unknown,
+  signal?: AbortSignal,
 ): Promise<T> {
   let answer: { status: number; text: string };
   try {
-    answer = await exchange(stateFiles(stateDir).socket, method, path, body);
+    answer = await exchange(stateFiles(stateDir).socket, method, path, body, signal);
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code === 'EACCES') {

@@ -107,8 +107,8 @@ export const OUTPUT_OPTION = {
   describe: 'table (if it is left out), yaml or json',
 } as const;
 
-/** @throws UsageError */
-function outputOf(flags: Flags): 'table' | 'yaml' | 'json' {
+/** Before anything is asked. @throws UsageError */
+export function outputOf(flags: Flags): 'table' | 'yaml' | 'json' {
   const output = textOf(flags, 'output') ?? 'table';
   if (output === 'table' || output === 'yaml' || output === 'json') return output;
   throw new UsageError(`--output: "${output}" is not table, yaml or json`);

@@ -401,6 +401,12 @@ export const OPTIONS = {
     description:
       'what a changed policy does to flows that were allowed: strict ends them, loose does not',
   }),
+  flowEvents: option({
+    kind: 'boolean',
+    text: 'true',
+    parse: parseBoolean,
+    description: 'tell of flows that begin and packets that are dropped (weft flows)',
+  }),
   flowFile: option({
     kind: 'string',
     text: '/run/weft/flows',

@@ -429,9 +429,14 @@ class NodeDaemon {
               maxFlows: config.maxFlows,
               loose: config.established === 'loose',
             },
+      events: config.flowEvents,
       report,
     });
-    open.defer(() => dataplane.stop());
+    open.defer(async () => {
+      // Pods and addresses may still change while the rest ends; its descriptors are gone by then.
+      this.#dataplane = null;
+      await dataplane.stop();
+    });
     open.use(this.#observation.follow(dataplane));
     this.#dataplane = dataplane;
     this.#publish();

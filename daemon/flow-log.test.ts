@@ -143,7 +143,7 @@ test('a flow of a Service: the Service that was asked, the endpoint that answers
 
 test('a packet that is none', (t) => {
   const { log, ask } = open();
-  t.deepEqual(ask(''), { flows: [], next: 0, lost: 0 });
+  t.like(ask(''), { flows: [], next: 0, lost: 0 });
   t.is(log.lost, 0);
 });
 
@@ -224,5 +224,5 @@ test('who follows gets what comes, each once', async (t) => {
   );
   t.is(next, 3);
   const more = await log.follow({ ...filter, after: next }, 10);
-  t.deepEqual(more, { flows: [], next: 3, lost: 0 });
+  t.like(more, { flows: [], next: 3, lost: 0 });
 });

@@ -7,6 +7,7 @@
  * Names are looked up when an event is read, because a pod may be gone when somebody asks; why policy
  * denied is explained when somebody asks, by the policies as they are then.
  */
+import { randomUUID } from 'node:crypto';
 import type { ObjectSet, Pod, Protocol } from '../objects/types.ts';
 import {
   EVENT_BEGAN,
@@ -231,6 +232,24 @@ export function flowFilter(query: URLSearchParams, nowMs: number): FlowFilter {
   };
 }
 
+/** A new flow that was let through, or a packet that a policy denied. */
+export interface PolicyEvent {
+  readonly source: IpAddress;
+  /** The endpoint of a Service's flow, or the frontend where none was chosen. */
+  readonly destination: IpAddress;
+  readonly protocol: Protocol | 'other';
+  readonly port: number;
+  readonly isFrontend: boolean;
+  readonly isDenied: boolean;
+  /** Milliseconds since 1970. */
+  readonly timeMs: number;
+  /** Who had the addresses then. */
+  readonly sourcePod: Pod | null;
+  readonly destinationPod: Pod | null;
+  /** For people; the source's port is left out. */
+  readonly told: Pick<FlowMessage, 'source' | 'destination' | 'service' | 'protocol'>;
+}
+
 export interface FlowLogOptions {
   readonly node: string;
   /** As things are at this moment. */
@@ -249,6 +268,7 @@ export class FlowLog {
   /** Events that were ever read: the number of the next one. */
   #count = 0;
   #lost = 0;
+  readonly #run = randomUUID();
   #arrived = Promise.withResolvers<void>();
 
   constructor(options: FlowLogOptions) {
@@ -300,7 +320,7 @@ export class FlowLog {
       }
     }
     if (!forward) flows.reverse();
-    return { flows, next, lost: this.#lost };
+    return { flows, next, run: this.#run, lost: this.#lost };
   }
 
   /** The same, but waits for one to come for `waitMs` at most. */
@@ -317,6 +337,44 @@ export class FlowLog {
       clearTimeout(timer);
       if (performance.now() >= end) return this.query({ ...filter, after });
     }
+  }
+
+  /** What policies have let through or denied since then, oldest first. */
+  seen(sinceMs: number): readonly PolicyEvent[] {
+    const found: PolicyEvent[] = [];
+    for (let i = Math.max(this.#count - this.#size, 0); i < this.#count; i++) {
+      const event = this.#event(i);
+      if (event.timeMs < sinceMs) continue;
+      const it = this.#policyEvent(event, this.#named[i % this.#size]!);
+      if (it !== null) found.push(it);
+    }
+    return found;
+  }
+
+  #policyEvent(event: Event, named: Named): PolicyEvent | null {
+    const { reason, source, destination, backend } = event;
+    const isDenied = reason === 'policyEgress' || reason === 'policyIngress';
+    if ((reason !== null && !isDenied) || source === null || destination === null) return null;
+    const told = this.#message(event, named, null);
+    const isFrontend = backend === null && named.service !== null && named.destination === null;
+    const protocol = withPorts(event.protocol);
+    return {
+      source,
+      destination: backend ?? destination,
+      protocol: protocol ?? 'other',
+      port: protocol === null ? 0 : backend === null ? event.destinationPort : event.backendPort,
+      isFrontend,
+      isDenied,
+      timeMs: event.timeMs,
+      sourcePod: named.source,
+      destinationPod: backend === null ? named.destination : named.backend,
+      told: {
+        source: { ...told.source, port: null },
+        destination: told.destination,
+        service: told.service,
+        protocol: told.protocol,
+      },
+    };
   }
 
   #event(sequence: number): Event {
@@ -341,7 +399,7 @@ export class FlowLog {
     };
   }
 
-  #message(event: Event, named: Named): FlowMessage {
+  #message(event: Event, named: Named, because = this.#because(event)): FlowMessage {
     const { reason, isOut, protocol, tcpFlags, bytes, timeMs } = event;
     const ported = withPorts(protocol) !== null;
     const flags = TCP_FLAGS.filter(([, bit]) => (tcpFlags & bit) !== 0).map(([name]) => name);
@@ -374,7 +432,7 @@ export class FlowLog {
           : endMessage(event.backend, event.backendPort, named.backend, null),
       outerSource: event.outerSource === null ? null : formatAddress(event.outerSource),
       bytes,
-      because: this.#because(event),
+      because,
     };
   }
 

@@ -20,6 +20,7 @@ import {
   asking,
   configOf,
   etcdOptions,
+  outputOf,
   print,
   printAs,
   show,
@@ -28,6 +29,7 @@ import {
   withOptions,
 } from './cli.ts';
 import { OPERATOR_COMMANDS, OPERATOR_FLAGS, withOperatorCommands } from './operator-commands.ts';
+import { flowsCommand } from './flow-commands.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -40,6 +42,8 @@ const REFUSALS = new Set([
   'ERR_ETCD_OPTIONS',
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
+  'ERR_FILTER',
+  'ERR_OBJECT',
 ]);
 
 async function daemon(flags: Flags): Promise<void> {
@@ -151,13 +155,20 @@ const FILES_OPTION = {
 const withFiles = (command: Argv): Argv =>
   withOptions(command, ['stateDir']).option('filename', FILES_OPTION);
 
-/** Of files alone: no daemon is asked. */
+/** Of files alone, but for `diff`, which asks the daemon. */
 const policy = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
     const action = textOf(flags, 'action') ?? 'verdict';
-    if (action !== 'verdict' && action !== 'matrix') {
-      throw new UsageError(`weft policy: "${action}" is neither verdict nor matrix`);
+    if (action === 'diff') {
+      const { policyDiff } = await import('./what-if-commands.ts');
+      await policyDiff(flags);
+      return;
     }
+    outputOf(flags);
+    if (action !== 'verdict' && action !== 'matrix') {
+      throw new UsageError(`weft policy: "${action}" is none of verdict, matrix, diff`);
+    }
+    outputOf(flags);
     const paths = textsOf(flags, 'filename');
     if (paths.length === 0) throw new UsageError('say which objects: -f FILE');
     const { answerPolicyQuestion } = await import('./policy-cli.ts');
@@ -273,6 +284,7 @@ const COMMANDS = [
   'cleanup',
   'cni',
   'delete',
+  'flows',
   'get',
   'ipam',
   'lease',
@@ -537,12 +549,15 @@ async function main(args: readonly string[]): Promise<void> {
     )
     .command(
       'policy [action]',
-      'What NetworkPolicies in files allow, and why: no daemon and no cluster is asked',
+      'What NetworkPolicies in files allow, and why; and what they would change here (diff)',
       (it) =>
-        it
+        withOptions(it, ['stateDir'])
           .positional('action', {
             type: 'string',
-            describe: 'verdict (of one flow, or of --probes) or matrix (of all pods)',
+            describe:
+              'verdict (of one flow, or of --probes), matrix (of all pods), or diff: which flows that ' +
+              'this node has seen would be denied or let through, with the policies of -f besides ' +
+              "the cluster's, by kind and name in their place",
           })
           .option('filename', FILES_OPTION)
           .option('from', {
@@ -561,6 +576,20 @@ async function main(args: readonly string[]): Promise<void> {
             requiresArg: true,
             describe: 'TCP (if it is left out), UDP, SCTP, or other for those without ports',
           })
+          .option('against', {
+            type: 'string',
+            requiresArg: true,
+            describe: "diff: flows (this node's flow log, if it is left out)",
+          })
+          .option('replace', {
+            type: 'boolean',
+            describe: "diff: the policies of -f alone count, none of the cluster's",
+          })
+          .option('since', {
+            type: 'string',
+            requiresArg: true,
+            describe: 'diff: flows not older than this: 30s, 5m, 2h',
+          })
           .option('probes', {
             type: 'string',
             requiresArg: true,
@@ -568,11 +597,14 @@ async function main(args: readonly string[]): Promise<void> {
           })
           .option('output', OUTPUT_OPTION)
           .epilogue(
-            'For example: weft policy verdict -f policies/ -f pods.yaml --from web/a --to db/b --port 5432\n\n' +
-              'Exit code 0: allowed; 1: denied; 2: the question or the objects are wrong.',
+            'For example: weft policy verdict -f policies/ -f pods.yaml --from web/a --to db/b --port 5432\n' +
+              '             weft policy diff -f new-policies/ --since 1h\n\n' +
+              'Exit code 0: allowed, or nothing changes; 1: denied, or something does; 2: the ' +
+              'question or the objects are wrong.',
           ),
       policy,
     )
+    .command(flowsCommand)
     .command(
       'logs [file]',
       "Make the daemon's log readable, from a file or stdin",
@@ -613,6 +645,15 @@ async function main(args: readonly string[]): Promise<void> {
         'protocol',
         'probes',
         ...OPERATOR_FLAGS,
+        'follow',
+        'verdict',
+        'reason',
+        'with',
+        'service',
+        'since',
+        'last',
+        'against',
+        'replace',
       ];
       throw new UsageError(explain(message, args, known));
     });

@@ -221,8 +221,58 @@ export interface FlowsMessage {
   readonly flows: readonly FlowMessage[];
   /** `after` of the question that goes on from here. */
   readonly next: number;
+  /** Another one: another daemon, which counts anew. */
+  readonly run: string;
   /** Events since the daemon began that nobody will see: they came faster than they were read. */
   readonly lost: number;
+}
+
+/** POST /v1/policy/diff */
+export interface PolicyDiffRequest {
+  /** Policies as raw Kubernetes JSON. */
+  readonly documents: readonly Readonly<Record<string, unknown>>[];
+  /** They are all that there would be; else they come to those that are known. */
+  readonly replace: boolean;
+  /** Null: those that the flow log remembers. */
+  readonly flows: readonly FlowQuestion[] | null;
+  /** Of the flow log: not older; null: all. */
+  readonly since: string | null;
+}
+
+/** A flow that somebody else has seen. */
+export interface FlowQuestion {
+  readonly source: string;
+  readonly destination: string;
+  /** IANA's number. */
+  readonly protocol: number;
+  /** Of the destination; 0 for protocols without ports. */
+  readonly port: number;
+  readonly count: number;
+  /** RFC 3339 */
+  readonly firstSeen: string;
+  readonly lastSeen: string;
+}
+
+/** Flows of one source, destination, protocol and port that other policies would treat otherwise. */
+export interface PolicyChangeMessage extends Pick<
+  FlowMessage,
+  'source' | 'destination' | 'service' | 'protocol' | 'backend'
+> {
+  readonly before: 'allow' | 'deny';
+  readonly beforeBecause: string;
+  readonly after: 'allow' | 'deny';
+  readonly afterBecause: string;
+  readonly count: number;
+  readonly firstSeen: string;
+  readonly lastSeen: string;
+}
+
+export interface PolicyDiffMessage {
+  readonly changes: readonly PolicyChangeMessage[];
+  /** Kinds of flow that were asked about. */
+  readonly asked: number;
+  /** Not asked about: the pod that had the address then has it no more. */
+  readonly gone: number;
 }
 
 export interface ErrorMessage {
@@ -357,6 +407,15 @@ export interface AppliedMessage extends ObjectNameMessage {
 /** GET /v1/objects/:plural; GET /v1/objects?set=NAME is a list of ObjectNameMessage. */
 export interface ObjectsMessage {
   readonly items: readonly Readonly<Record<string, unknown>>[];
+}
+
+/** `shop/web:4000`, `node/n1:4000`, `10.0.0.1:4000`, `[fd00::1]:4000`; without a port, ICMP's. */
+export function endText({ address, port, namespace, pod, node }: FlowEndMessage): string {
+  if (address === null) return '?';
+  const named =
+    pod === null ? (node === null ? null : `node/${node}`) : `${namespace ?? ''}/${pod}`;
+  if (port === null) return named ?? address;
+  return `${named ?? (address.includes(':') ? `[${address}]` : address)}:${port}`;
 }
 
 export const addressText = (address: IpAddress | null): string | null =>

@@ -7,6 +7,8 @@ import type { ApiRoute } from './api.ts';
 import { FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
 import type { FlowsMessage } from './messages.ts';
 import { type NamedNode, type Names, createNames } from './names.ts';
+import { withInterfaces } from './object-store.ts';
+import { WhatIf } from './what-if.ts';
 import { formatAddress } from '../wire/address.ts';
 import { nameOf } from '../objects/types.ts';
 
@@ -35,6 +37,7 @@ const addressesOf = ({ publicIp4, publicIp6, subnet4, subnet6 }: NodeLease): IpA
 export class Observation {
   readonly #options: ObservationOptions;
   readonly #flows: FlowLog;
+  readonly #whatIf: WhatIf;
 
   constructor(options: ObservationOptions) {
     this.#options = options;
@@ -47,6 +50,15 @@ export class Observation {
         const subjects = new Set(own.map(nameOf));
         return { objects, around: { nodeName: options.node, nodeAddresses, subjects } };
       },
+    });
+    this.#whatIf = new WhatIf({
+      objects: () => {
+        const { objects } = options.view();
+        return objects && withInterfaces(objects);
+      },
+      around: () => ({ nodeName: options.node, nodeAddresses: options.view().nodeAddresses }),
+      names: () => this.names(),
+      seen: (sinceMs) => this.#flows.seen(sinceMs),
     });
   }
 
@@ -103,6 +115,7 @@ export class Observation {
 
   routes(): readonly ApiRoute[] {
     return [
+      ...this.#whatIf.routes(),
       {
         method: 'GET',
         path: '/v1/flows',

@@ -189,7 +189,7 @@ const refused: readonly [title: string, args: readonly string[], says: RegExp][]
     ['-f', objects, '--from', 'web/a', '--to', 'web/b', '--port', '1', '--protocol', 'x'],
     /protocol "x" is not TCP/,
   ],
-  ['an action', ['verdit', '-f', objects], /"verdit" is neither verdict nor matrix/],
+  ['an action', ['verdit', '-f', objects], /"verdit" is none of verdict, matrix, diff/],
   ['an output', ['-f', objects, '-o', 'xml'], /--output: "xml" is not/],
   ['probes that are no list', ['-f', objects, '--probes', list], /is no list/],
   ['a probe of nobody', ['-f', objects, '--probes', absent], /\[0\]: there is no pod web\/z/],

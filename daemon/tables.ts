@@ -3,7 +3,14 @@ import Table from 'cli-table3';
 import pico from 'picocolors';
 import type { Kind } from '../objects/types.ts';
 import type { Verdict } from '../policy/reference.ts';
-import type { IpamMessage, LeaseMessage, LeasesMessage } from './messages.ts';
+import {
+  type IpamMessage,
+  type LeaseMessage,
+  type LeasesMessage,
+  type PolicyChangeMessage,
+  type PolicyDiffMessage,
+  endText,
+} from './messages.ts';
 
 const PLAIN = {
   top: '',
@@ -200,6 +207,38 @@ export function verdictsTable(
     ['FROM', 'TO', 'PORT', 'VERDICT', 'BECAUSE'],
     verdicts.map((it) => [it.from, it.to, it.port, it.verdict, it.because]),
   );
+}
+
+const portText = ({ protocol, destination: { port } }: PolicyChangeMessage): string =>
+  port === null ? protocol : `${protocol}/${port}`;
+
+function changeRow(it: PolicyChangeMessage): string[] {
+  const { service, backend, before, after } = it;
+  const to = endText({ ...it.destination, port: null });
+  const asked =
+    service === null ? to : `service/${service.namespace}/${service.name}:${service.port}`;
+  return [
+    `${before} -> ${after}`,
+    endText(it.source),
+    backend === null ? asked : `${asked} -> ${endText(backend)}`,
+    portText(it),
+    String(it.count),
+    it.lastSeen,
+    it.afterBecause,
+  ];
+}
+
+const CHANGE_HEAD = ['CHANGE', 'FROM', 'TO', 'PORT', 'SEEN', 'LAST', 'BECAUSE'];
+
+export function diffText({ changes, asked, gone }: PolicyDiffMessage): string {
+  const denied = changes.filter(({ after }) => after === 'deny').length;
+  const what = `${changes.length === 0 ? 'nothing changes' : `${denied} newly denied, ${changes.length - denied} newly allowed`}, of ${asked} kinds of flow`;
+  const lost = gone === 0 ? '' : `; ${gone} more are of pods that are gone`;
+  const rows = changes.toSorted((a, b) => (a.after === b.after ? 0 : a.after === 'deny' ? -1 : 1));
+  return [
+    ...(rows.length === 0 ? [] : [columns(CHANGE_HEAD, rows.map(changeRow))]),
+    what + lost,
+  ].join('\n');
 }
 
 /** From the pods on the left to those above, by their numbers. */

@@ -477,11 +477,20 @@ export function createCoalescer(
   }
 
   function flush(): void {
+    if (begunCount > 1 && decisions !== null && decisions.isLarge()) expectAll(decisions);
     for (let i = 0; i < begunCount; i++) {
       const flow = flows[begun[i]!]!;
       if (flow.ip !== 0) close(flow);
     }
     begunCount = 0;
+  }
+
+  function expectAll(of: Flows): void {
+    for (let i = 0; i < begunCount; i++) {
+      const { ip, bytes } = flows[begun[i]!]!;
+      if (ip !== 0) of.expect(ip, ip + bytes);
+    }
+    of.fetch();
   }
 
   return { add, flush };

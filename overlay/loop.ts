@@ -44,6 +44,8 @@ const PACKET_BYTES_MAX = 65535;
 /** Packets of one turn stand one after another here; large ones are sent before the cache forgets them. */
 const READ_BYTES = 128 << 10;
 const READ_PACKETS = 64;
+/** Of a packet that waits for those read after it. */
+const SMALL_BYTES = 2048;
 /** Before each packet, for the headers of a tunnel packet; a whole number of cache lines. */
 const HEADROOM = 128;
 const SEGMENT_HEADERS = 2048;
@@ -202,6 +204,9 @@ export function createLoop(options: LoopOptions): Loop {
     'TUN reads',
   );
   const readEnd = readAt + READ_BYTES;
+  /** Packets that were read, and are to be carried together. */
+  const readStarts = new Int32Array(READ_PACKETS);
+  const readBytes = new Int32Array(READ_PACKETS);
   const readPackets = offloads.batch ? READ_PACKETS : 1;
   const readOffset = vnetHeader ? 0 : VNET_HEADER_BYTES;
   const wakeVectorAt = arena.take(IOVEC_BYTES, 'wake vector');
@@ -296,9 +301,10 @@ export function createLoop(options: LoopOptions): Loop {
     heldOut?.settle();
   }
 
-  /** Takes a batch from the TUN. */
+  /** Takes a batch from the TUN: small packets are read together, a large one is sent at once. */
   function drainTun(): void {
     let at = readAt + HEADROOM;
+    let waiting = 0;
     for (let n = 0; n < readPackets && at < readEnd; n++) {
       setPointer(readVectorAt, at + readOffset);
       words[(readVectorAt + 8) >>> 2] = VNET_HEADER_BYTES + PACKET_BYTES_MAX - readOffset;
@@ -308,21 +314,33 @@ export function createLoop(options: LoopOptions): Loop {
       if (!vnetHeader) for (let i = 0; i < VNET_HEADER_BYTES; i += 4) view.setInt32(at + i, 0);
       counters[Counter.tunPackets]!++;
       counters[Counter.tunBytes]! += bytes;
-      const drop = egress(at, bytes);
-      counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
-      if (drop !== Drop.none) {
-        events?.dropped(
-          drop,
-          at + VNET_HEADER_BYTES,
-          at + VNET_HEADER_BYTES + bytes,
-          true,
-          -1,
-          true,
-        );
+      readStarts[waiting] = at;
+      readBytes[waiting++] = bytes;
+      if (bytes > SMALL_BYTES) {
+        carry(waiting);
+        waiting = 0;
       }
       at = (at + VNET_HEADER_BYTES + bytes + HEADROOM + 63) & ~63;
     }
+    carry(waiting);
     flushSenders();
+  }
+
+  function carry(count: number): void {
+    if (count > 1 && flows !== null && flows.isLarge()) {
+      for (let i = 0; i < count; i++) {
+        const ip = readStarts[i]! + VNET_HEADER_BYTES;
+        flows.expect(ip, ip + readBytes[i]!);
+      }
+      flows.fetch();
+    }
+    for (let i = 0; i < count; i++) {
+      const at = readStarts[i]!;
+      const ip = at + VNET_HEADER_BYTES;
+      const drop = egress(at, readBytes[i]!);
+      counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
+      if (drop !== Drop.none) events?.dropped(drop, ip, ip + readBytes[i]!, true, -1, true);
+    }
   }
 
   /** Takes a batch from one underlay socket. */

@@ -105,6 +105,8 @@ export interface DataplaneOptions {
     /** Established flows go on whatever a changed policy says of them. */
     readonly loose: boolean;
   } | null;
+  /** Whether `readEvents` has anything to hand out. */
+  readonly events: boolean;
   /** Told once per event, never per packet: a rung that was dropped, a worker that died. */
   readonly report: (event: DataplaneEvent) => void;
 }

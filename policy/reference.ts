@@ -54,7 +54,8 @@ export interface Surroundings {
   readonly subjects: ReadonlySet<string> | 'all';
 }
 
-const NOWHERE: Surroundings = { nodeName: '', nodeAddresses: [], subjects: 'all' };
+/** Of files alone: each pod is asked on its own node. */
+export const NOWHERE: Surroundings = { nodeName: '', nodeAddresses: [], subjects: 'all' };
 
 /** The question names what is not there. */
 export class PolicyQueryError extends Error {

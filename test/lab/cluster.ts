@@ -66,7 +66,7 @@ export const slice = (
 const fileOf = ({ kind, metadata }: Manifest): string =>
   `${kind}.${metadata.namespace ?? ''}.${metadata.name}.json`.toLowerCase();
 
-const RANGES = '--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112';
+export const RANGES = '--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112';
 
 /** A question every so often; it is in effect since the first of so many answers that say so. */
 const EVERY_MS = 20;

@@ -1,0 +1,153 @@
+/**
+ * What if: which flows that were seen would be let through, or denied, with other policies. Each flow is
+ * asked of both sets in both directions, its node's and the other's, after its Service's translation.
+ */
+import { withKind } from '../objects/set.ts';
+import { type ObjectSet, type WeftObject, nameOf } from '../objects/types.ts';
+import type { End, Flow, Surroundings, Verdict } from '../policy/reference.ts';
+import { type IpAddress, familyOf, formatAddress } from '../wire/address.ts';
+import type { FlowMessage, PolicyChangeMessage } from './messages.ts';
+import { PolicyOracle } from './policy-oracle.ts';
+
+/** Flows of one kind: from whom, to whom, protocol and port. */
+export interface SeenFlow {
+  readonly source: IpAddress;
+  /** The endpoint of a Service's flow, or the frontend where none was chosen. */
+  readonly destination: IpAddress;
+  readonly protocol: Flow['protocol'];
+  readonly port: number;
+  /** It is a frontend: any endpoint may be chosen. */
+  readonly isFrontend: boolean;
+  /** As the first was told; ports of the source are left out. */
+  readonly told: Pick<FlowMessage, 'source' | 'destination' | 'service' | 'protocol'>;
+  readonly count: number;
+  /** Milliseconds since 1970. */
+  readonly firstMs: number;
+  readonly lastMs: number;
+}
+
+/** Structured clone can carry it to a worker. */
+export interface DiffTask {
+  readonly objects: ObjectSet;
+  /** NetworkPolicy and ClusterNetworkPolicy alone. */
+  readonly policies: readonly WeftObject[];
+  readonly replace: boolean;
+  readonly around: Surroundings;
+  readonly flows: readonly SeenFlow[];
+}
+
+export const isPolicy = ({ kind }: WeftObject): boolean =>
+  kind === 'NetworkPolicy' || kind === 'ClusterNetworkPolicy';
+
+/**
+ * The set with these policies besides its own, by kind and name in their place.
+ * @param replace  in place of all that it has
+ */
+export function withPolicies(
+  objects: ObjectSet,
+  policies: readonly WeftObject[],
+  replace: boolean,
+): ObjectSet {
+  let set = objects;
+  for (const [kind, known] of [
+    ['NetworkPolicy', objects.networkPolicies],
+    ['ClusterNetworkPolicy', objects.clusterNetworkPolicies],
+  ] as const) {
+    const given = policies.filter((it) => it.kind === kind);
+    set = withKind(set, kind, [...(replace ? [] : known.values()), ...given]);
+  }
+  return set;
+}
+
+interface Asked {
+  readonly to: End;
+  readonly port: number | string;
+}
+
+/** Where the flow would end: itself, or the endpoints of its frontend that have an address of its family. */
+function endsOf(oracle: PolicyOracle, flow: SeenFlow): readonly Asked[] {
+  const { service } = flow.told;
+  if (!flow.isFrontend || service === null) return [{ to: flow.destination, port: flow.port }];
+  const known = oracle.objects.services.get(`${service.namespace}/${service.name}`);
+  if (known === undefined) return [];
+  const named = known.ports.find(
+    (it) =>
+      it.protocol === flow.protocol && (it.name === service.port || `${it.port}` === service.port),
+  );
+  if (named === undefined) return [];
+  const targets = oracle.targetsOf(known, flow.protocol, named.port);
+  if (typeof targets === 'string') return [];
+  const family = familyOf(flow.source);
+  return targets.flatMap(({ end, port }) => {
+    const addresses =
+      typeof end === 'string' ? (oracle.objects.pods.get(end)?.podIPs ?? []) : [end];
+    const address = addresses.find((it) => familyOf(it) === family);
+    return address === undefined ? [] : [{ to: address, port }];
+  });
+}
+
+export interface Diff {
+  readonly changes: readonly PolicyChangeMessage[];
+  /** Flows that were asked about. */
+  readonly asked: number;
+}
+
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+export function changeMessage(
+  { told, count, firstMs, lastMs }: SeenFlow,
+  backend: PolicyChangeMessage['backend'],
+  before: Pick<Verdict, 'verdict' | 'because'>,
+  after: Pick<Verdict, 'verdict' | 'because'>,
+): PolicyChangeMessage {
+  return {
+    ...told,
+    backend,
+    before: before.verdict,
+    beforeBecause: before.because,
+    after: after.verdict,
+    afterBecause: after.because,
+    count,
+    firstSeen: iso(firstMs),
+    lastSeen: iso(lastMs),
+  };
+}
+
+/** @throws PolicyMismatchError */
+export function diffPolicies({ objects, policies, replace, around, flows }: DiffTask): Diff {
+  const before = new PolicyOracle(objects, around);
+  const after = new PolicyOracle(withPolicies(objects, policies, replace), around);
+  const owners = new Map<IpAddress, string>();
+  for (const pod of before.objects.pods.values()) {
+    if (!pod.hostNetwork) for (const it of pod.podIPs) owners.set(it, nameOf(pod));
+  }
+  const changes: PolicyChangeMessage[] = [];
+  for (const flow of flows) {
+    for (const { to, port } of endsOf(before, flow)) {
+      const asked = { from: flow.source, to, protocol: flow.protocol, port };
+      const was = before.verdictOf(asked);
+      const is = after.verdictOf(asked);
+      if (was.verdict === is.verdict) continue;
+      changes.push(changeMessage(flow, backendOf(flow, to, port, owners), was, is));
+    }
+  }
+  return { changes, asked: flows.length };
+}
+
+/** Of a Service's flow: the endpoint that the change is of. */
+function backendOf(
+  { told: { service }, protocol }: SeenFlow,
+  to: End,
+  port: number | string,
+  owners: ReadonlyMap<IpAddress, string>,
+): PolicyChangeMessage['backend'] {
+  if (service === null || typeof to === 'string') return null;
+  const [namespace = null, pod = null] = owners.get(to)?.split('/') ?? [];
+  return {
+    address: formatAddress(to),
+    port: protocol === 'other' || typeof port === 'string' ? null : port,
+    namespace,
+    pod,
+    node: null,
+  };
+}

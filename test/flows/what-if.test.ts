@@ -1,0 +1,124 @@
+/**
+ * What if the policies were others, with real daemons and connections: asked of the flows that were seen,
+ * before anything is applied.
+ *
+ *     n1: default/client        n2: default/web, default/db
+ */
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import test from 'ava';
+import type { PolicyDiffMessage } from '../../daemon/messages.ts';
+import { type Output, collect } from '../../linux/program.ts';
+import { Cluster, type Manifest, answerOf, netpol, service, slice } from '../lab/cluster.ts';
+import type { LabPod } from '../lab/lab.ts';
+import type { Prober } from '../lab/prober.ts';
+
+const WEFT = join(import.meta.dirname, '..', '..', 'bin', 'weft');
+const VIP = '10.96.0.41';
+
+let cluster: Cluster;
+let client: { pod: LabPod; prober: Prober };
+let web: { pod: LabPod; prober: Prober };
+let db: { pod: LabPod; prober: Prober };
+
+const dbClosed = netpol('db-closed', {
+  podSelector: { matchLabels: { app: 'db' } },
+  ingress: [],
+});
+const dbOpen = netpol('db-closed', {
+  podSelector: { matchLabels: { app: 'db' } },
+  ingress: [{ from: [{ podSelector: { matchLabels: { app: 'client' } } }] }],
+});
+const webClosed = netpol('web-closed', {
+  podSelector: { matchLabels: { app: 'web' } },
+  ingress: [],
+});
+
+test.before(async () => {
+  cluster = await Cluster.open('wi', 'etcd');
+  client = await cluster.addPod(0, 'client', 'app=client');
+  web = await cluster.addPod(1, 'web', 'app=web', [8080]);
+  db = await cluster.addPod(1, 'db', 'app=db', [8080]);
+  await cluster.put(
+    service('web', [VIP], { ports: [{ protocol: 'TCP', port: 80, targetPort: 8080 }] }),
+    slice(
+      'web-1',
+      'web',
+      [{ addresses: [web.pod.address4!], conditions: { ready: true } }],
+      [{ protocol: 'TCP', port: 8080 }],
+    ),
+    dbClosed,
+  );
+});
+test.after.always(() => cluster?.[Symbol.asyncDispose]());
+
+const tcp = (address: string, port: number) => ({ protocol: 'TCP', address, port }) as const;
+
+const weft = (node: 0 | 1, ...args: readonly string[]): Promise<Output> => {
+  const { stateDir, netns } = cluster.nodes[node];
+  return collect([WEFT, ...args, `--state-dir=${stateDir}`], { netns });
+};
+
+async function fileOf(name: string, ...objects: readonly Manifest[]): Promise<string> {
+  const path = join(cluster.lab.directory, name);
+  await writeFile(path, objects.map((it) => JSON.stringify(it)).join('\n---\n'));
+  return path;
+}
+
+test.serial('weft policy diff: of the flows that were seen, which would change', async (t) => {
+  t.regex(await answerOf(client.prober, tcp(web.pod.address4!, 8080), /^8080 /), /^8080 /);
+  t.regex(await answerOf(client.prober, tcp(VIP, 80), /^8080 /), /^8080 /);
+  t.is(await answerOf(client.prober, tcp(db.pod.address4!, 8080), /^nothing$/), 'nothing');
+
+  const candidate = await fileOf('candidate.yaml', webClosed, dbOpen);
+  const { stdout, stderr, exitCode } = await weft(
+    0,
+    'policy',
+    'diff',
+    '-f',
+    candidate,
+    '-o',
+    'json',
+  );
+  t.is(exitCode, 1, stderr);
+  const { changes, gone } = JSON.parse(stdout) as PolicyDiffMessage;
+  t.is(gone, 0);
+  const brief = changes
+    .map(
+      ({ source, destination, service: of, backend, protocol, before, after }) =>
+        `${source.pod} > ${of?.name ?? destination.pod} ${backend?.pod ?? '-'} ${protocol} ${before} ${after}`,
+    )
+    .toSorted();
+  t.deepEqual(brief, [
+    'client > db - TCP deny allow',
+    'client > web - TCP allow deny',
+    'client > web web TCP allow deny',
+  ]);
+
+  const same = await weft(0, 'policy', 'diff', '-f', await fileOf('same.yaml', dbClosed));
+  t.is(same.exitCode, 0);
+  t.regex(same.stdout, /^nothing changes, of \d+ kinds of flow/);
+
+  const alone = await weft(
+    0,
+    'policy',
+    'diff',
+    '--replace',
+    '-f',
+    await fileOf('w.yaml', webClosed),
+  );
+  t.is(alone.exitCode, 1);
+  t.regex(alone.stdout, /deny -> allow +default\/client +default\/db +TCP\/8080/);
+  t.regex(alone.stdout, /\n2 newly denied, 1 newly allowed, of \d+ kinds of flow/);
+
+  const wrong = await weft(
+    0,
+    'policy',
+    'diff',
+    '-f',
+    await fileOf('none.yaml', service('s', [VIP], {})),
+  );
+  t.is(wrong.exitCode, 2);
+  // Nothing was applied.
+  t.regex(await answerOf(client.prober, tcp(web.pod.address4!, 8080), /^8080 /), /^8080 /);
+});
