@@ -28,7 +28,12 @@ import {
   textsOf,
   withOptions,
 } from './cli.ts';
-import { OPERATOR_COMMANDS, OPERATOR_FLAGS, withOperatorCommands } from './operator-commands.ts';
+import {
+  OPERATOR_COMMANDS,
+  OPERATOR_FLAGS,
+  completeWords,
+  withOperatorCommands,
+} from './operator-commands.ts';
 import { flowsCommand } from './flow-commands.ts';
 import { VERSION } from './version.ts';
 
@@ -322,7 +327,10 @@ function plainDaemonFlags([command, ...rest]: readonly string[]): Flags | null {
   return flags;
 }
 
-async function main(args: readonly string[]): Promise<void> {
+async function main(given: readonly string[]): Promise<void> {
+  const [first, ...words] = given;
+  const args = first === '__complete' ? await completeWords(words) : given;
+  if (args === null) return;
   const plain = plainDaemonFlags(args);
   if (plain !== null) {
     await daemon(plain);

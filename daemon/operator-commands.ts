@@ -1,10 +1,20 @@
 /** The commands that ask a running daemon what it does, and tell by their exit code whether all is well. */
 import type { Argv } from 'yargs';
-import { type Flags, OUTPUT_OPTION, UsageError, ask, printAs, show, withOptions } from './cli.ts';
+import {
+  type Flags,
+  OUTPUT_OPTION,
+  UsageError,
+  ask,
+  asking,
+  print,
+  printAs,
+  show,
+  withOptions,
+} from './cli.ts';
 import type { LeasesMessage, PeersMessage, StatusMessage } from './messages.ts';
 
 /** Names for whom a word was mistyped. */
-export const OPERATOR_COMMANDS = ['leases', 'peers', 'status'];
+export const OPERATOR_COMMANDS = ['completion', 'leases', 'peers', 'status'];
 export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe'];
 
 async function status(flags: Flags): Promise<void> {
@@ -28,6 +38,27 @@ async function peers(flags: Flags): Promise<void> {
   if (isUnwell(message)) process.exitCode = 1;
 }
 
+async function completion(flags: Flags): Promise<void> {
+  const shell = String(flags['shell']);
+  const { completionScript } = await import('./completion.ts');
+  const script = completionScript(shell);
+  if (script === null) throw new UsageError(`weft completion: "${shell}" is neither bash nor zsh`);
+  print(script.trimEnd());
+}
+
+/** What a shell's Tab asks: `__complete weft WORD...`. Gives arguments with which yargs answers, if it is to. */
+export async function completeWords(words: readonly string[]): Promise<readonly string[] | null> {
+  const { questionOf, valuesOf } = await import('./completion.ts');
+  const question = questionOf(words);
+  const stateDir = question.words.findLast((it) => it.startsWith('--state-dir='));
+  const flags = stateDir === undefined ? {} : { 'state-dir': stateDir.split('=')[1] };
+  const values = await valuesOf(question, asking(flags));
+  if (values === null) return ['--get-yargs-completions', ...question.words];
+  // A question to the daemon may still be open.
+  process.stdout.write(values.map((it) => `${it}\n`).join(''), () => process.exit(0));
+  return null;
+}
+
 export const withOperatorCommands = (cli: Argv): Argv =>
   cli
     .command(
@@ -43,6 +74,18 @@ export const withOperatorCommands = (cli: Argv): Argv =>
               'something is wrong, or no daemon answers.',
           ),
       status,
+    )
+    .command(
+      'completion <shell>',
+      'Print what lets bash or zsh complete commands, options and names of pods by Tab',
+      (it) =>
+        it
+          .positional('shell', { type: 'string', describe: 'bash or zsh' })
+          .epilogue(
+            'For example: source <(weft completion bash)\n\nNames come from the daemon, when it answers ' +
+              'within a second.',
+          ),
+      completion,
     )
     .command(
       'peers',
