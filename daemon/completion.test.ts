@@ -16,7 +16,7 @@ const LISTS: Readonly<Record<string, readonly object[]>> = {
   namespaces: [{ metadata: { name: 'shop' } }, { metadata: { name: 'default' } }],
 };
 const ask = ((_: string, path: string) =>
-  Promise.resolve({ items: LISTS[path.split('/').at(-1)!] })) as Ask;
+  Promise.resolve({ items: LISTS[path.split('/').at(-1)!] ?? [] })) as Ask;
 
 for (const [line, values] of [
   ['weft flows --from |', ['default/', 'shop/', 'shop/web-1', 'shop/web-2']],
