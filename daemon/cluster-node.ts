@@ -176,6 +176,7 @@ const NO_LEASE = {
   vtepMac: null,
   vtepMacV6: null,
   reserved: false,
+  endsInS: null,
 };
 
 export class ClusterNode implements AsyncDisposable {

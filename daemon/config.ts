@@ -449,6 +449,12 @@ export const OPTIONS = {
     parse: (text): IpAddress => parseAddress(text),
     description: 'address on which health and metrics are told',
   }),
+  probeInterval: option({
+    kind: 'number',
+    text: '30',
+    parse: parseInteger(0, 3600),
+    description: 'seconds between two probes of each peer by ICMP echo; 0: only when asked',
+  }),
   healthzPort: option({
     kind: 'number',
     text: '0',

@@ -70,8 +70,9 @@ const cleanupArgs = [
 ];
 
 const weft = (...args: string[]) => collect([WEFT, ...args], { netns });
+/** Also where something is wrong, and the exit code says so. */
 const ask = async <T>(...args: string[]): Promise<T> =>
-  JSON.parse(await run([WEFT, ...args, '-o', 'json', ...common], { netns })) as T;
+  JSON.parse((await weft(...args, '-o', 'json', ...common)).stdout) as T;
 
 async function health(path: string): Promise<{ status: number; body: string }> {
   const script = `const r = await fetch(process.argv[1]); console.log(r.status + ' ' + await r.text())`;
@@ -88,8 +89,8 @@ const startDaemon = (...extra: string[]): Promise<Running> =>
     ready: {
       condition: (signal) =>
         poll(async () => {
-          const { exitCode, stdout } = await weft('status', '-o', 'json', ...common);
-          if (exitCode !== 0) return undefined;
+          const { stdout } = await weft('status', '-o', 'json', ...common);
+          if (stdout === '') return undefined;
           return (JSON.parse(stdout) as StatusMessage).ready ? true : undefined;
         }, signal),
     },
@@ -227,7 +228,7 @@ test.serial(
     t.regex(readFileSync(subnetFile, 'utf8'), /^FLANNEL_MTU=1430$/m);
 
     // Health.
-    const objects = '{"listed":true,"policies":0,"services":0,"problems":0}';
+    const objects = '{"listed":true,"policies":0,"services":0,"problems":0,"failure":null}';
     const ok = `{"status":"ok","ready":true,"reasons":[],"objects":${objects}}`;
     t.deepEqual(await health('/healthz'), { status: 200, body: ok });
     t.deepEqual(await health('/readyz'), { status: 200, body: ok });
@@ -252,7 +253,7 @@ test.serial(
     t.regex(metrics, /^weft_lease_left_seconds 8[0-9]{4}\.?[0-9]*$/m);
 
     // Leases.
-    const { leases } = await ask<LeasesMessage>('lease', 'list');
+    const { leases } = await ask<LeasesMessage>('leases');
     t.deepEqual(
       leases.map((it) => it.key),
       [first.lease!.key],
@@ -386,9 +387,11 @@ test.serial(
     });
     const reason = await poll(async () => {
       const { exitCode, stdout } = await weft('status', '-o', 'json', ...common);
-      if (exitCode !== 0) return undefined;
-      const { ready, forwarding, reasons } = JSON.parse(stdout) as StatusMessage;
+      t.is(exitCode, 1);
+      if (stdout === '') return undefined;
+      const { ready, forwarding, reasons, findings } = JSON.parse(stdout) as StatusMessage;
       t.false(ready || forwarding);
+      t.is(findings[0]?.code, 'lease-none');
       return reasons.find((it) => it.startsWith('no network config: '));
     }, AbortSignal.timeout(20_000));
     t.truthy(reason);
@@ -400,7 +403,7 @@ test.serial(
     t.is(verbose.status, 503);
     t.regex(verbose.body, /^\[-\]store failed: no network config: /m);
     t.regex((await health('/metrics')).body, /^weft_store_up 0$/m);
-    t.is((await weft('lease', 'list', ...common)).exitCode, 1);
+    t.is((await weft('leases', ...common)).exitCode, 1);
     t.deepEqual(await traces(), before);
     t.is(await daemon.stop('SIGTERM'), 0);
   },
@@ -434,7 +437,7 @@ test.serial('an etcd that ends by itself is started again', async (t) => {
     return alive ? true : undefined;
   }, AbortSignal.timeout(15_000));
   await poll(async () => {
-    const { exitCode } = await weft('lease', 'list', ...common);
+    const { exitCode } = await weft('leases', ...common);
     return exitCode === 0 ? true : undefined;
   }, AbortSignal.timeout(30_000));
   await poll(
@@ -511,7 +514,13 @@ test.serial('objects of a directory: counted, and what is wrong with them is tol
   writeFileSync(join(objects, 'one.json'), policy('one'));
   await using _daemon = await startDaemon(`--objects=${objects}`);
   const known = async () => (await ask<StatusMessage>('status')).objects;
-  t.deepEqual(await known(), { listed: true, policies: 1, services: 0, problems: [] });
+  t.deepEqual(await known(), {
+    listed: true,
+    policies: 1,
+    services: 0,
+    problems: [],
+    failure: null,
+  });
   writeFileSync(join(objects, 'two.json'), policy('two'));
   writeFileSync(join(objects, 'wrong.json'), policy('Not A Name'));
   const later = await poll(async () => {
@@ -519,7 +528,10 @@ test.serial('objects of a directory: counted, and what is wrong with them is tol
     return it?.policies === 2 && it.problems.length > 0 ? it : undefined;
   }, AbortSignal.timeout(15_000));
   t.regex(later.problems[0]!, /wrong\.json/);
-  const { stdout } = await weft('status', ...common);
+  const { stdout, exitCode } = await weft('status', ...common);
+  t.is(exitCode, 1);
+  t.regex(stdout, /^warning: 1 problems with objects: .*wrong\.json.* \[objects-invalid\]$/m);
+  t.regex((await weft('status', '--brief', ...common)).stdout, /^wrong n1, 10\.244\..*\n$/);
   t.regex(stdout, /^policies +2$/m);
   t.regex(stdout, /^problems +1\n +.*wrong\.json/m);
   t.true((await health('/readyz')).body.includes('"policies":2,"services":0,"problems":1'));

@@ -15,7 +15,7 @@ import { type Netlink, openNetlink } from '../linux/netlink.ts';
 import { readTable } from '../linux/nft.ts';
 import { directorySource } from '../objects/directory.ts';
 import type { ObjectProblem, ObjectSet, ObjectSource, Pod } from '../objects/types.ts';
-import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
+import type { Dataplane, DataplaneEvent, OverlayState } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
@@ -40,6 +40,7 @@ import {
   listenForHealth,
   reasonsOf,
 } from './health.ts';
+import { diagnose } from './diagnose.ts';
 import { HealthCheckServers } from './health-checks.ts';
 import type { Reading } from './metrics.ts';
 import { PolicyCompiler } from '../policy/compile.ts';
@@ -70,6 +71,7 @@ import {
 } from './overlay-state.ts';
 import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
+import { PeerProbes } from './peer-probes.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { isLoopback, openPage, pageToken, urlHost } from './page-server.ts';
@@ -79,6 +81,7 @@ import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
 import { LiveTraces } from './live-trace.ts';
 import { type TracePlace, Traces } from './trace.ts';
+import { StoreOutage } from './store-outage.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
@@ -149,7 +152,7 @@ class NodeDaemon {
   #dataplane: Dataplane | null = null;
   /** Null before the first full list. */
   #peers: readonly NodeLease[] | null = null;
-  #interruption: Error | null = null;
+  readonly #outage = new StoreOutage();
   /** Null before the host was first as it should be, and while it is. */
   #hostProblem: Error | null = null;
   #hostApplied = false;
@@ -185,7 +188,8 @@ class NodeDaemon {
   readonly #netlink: Netlink = openNetlink();
   #nodeAddresses: readonly IpAddress[] = [];
   #objectFailure = '';
-  #objectInterruption: Error | null = null;
+  /** Rungs that were wanted and do not work here. */
+  readonly #offloadsGivenUp = new Map<string, string>();
   readonly #objectProblems = new ObjectProblems((fields, text) => this.#log.warn(fields, text));
   #problems: readonly ObjectProblem[] = [];
   #published: {
@@ -200,6 +204,9 @@ class NodeDaemon {
   readonly #observation: Observation;
   readonly #captures: Captures;
   readonly #cluster: ClusterNode;
+  readonly #probes: PeerProbes;
+  /** What was published last. */
+  #overlay: OverlayState | null = null;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
@@ -215,6 +222,18 @@ class NodeDaemon {
     });
     this.#underlay = underlay;
     this.#log = log;
+    this.#probes = new PeerProbes({
+      view: () => ({
+        overlay: this.#overlay,
+        underlay,
+        leases: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
+        nodeOf: this.#observation.nodeNames(),
+      }),
+      onProblem: (err) => {
+        if (err === null) log.info('peers are probed again');
+        else log.warn({ err }, 'whether peers answer is not known');
+      },
+    });
     this.#objects =
       config.maxFlows === 0
         ? null
@@ -458,6 +477,7 @@ class NodeDaemon {
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
     void this.#followObjects(store, signal);
+    if (config.probeInterval > 0) void this.#probes.run(config.probeInterval * 1000, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -556,7 +576,7 @@ class NodeDaemon {
         onInterruption: (err) => {
           if (err === null) log.info('the list of peers is current again');
           else log.warn({ err }, 'etcd does not answer; peers stay as they are known');
-          this.#interruption = err;
+          this.#outage.tell('peers', err);
         },
       });
       for await (const peers of lists) {
@@ -587,7 +607,7 @@ class NodeDaemon {
         onInterruption: (err) => {
           if (err === null) this.#log.info('policies and Services are current again');
           else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
-          this.#objectInterruption = err;
+          this.#outage.tell('objects', err);
         },
       }),
     ];
@@ -626,6 +646,7 @@ class NodeDaemon {
       this.#end(new DaemonError(`packet worker ${worker} died`, { cause: error }));
     } else if (event.kind === 'offload-off') {
       const { offload, reason } = event;
+      this.#offloadsGivenUp.set(offload, reason);
       this.#log.warn({ offload, reason }, 'an offload does not work here; going on without');
     } else {
       const { peer, mtuBytes } = event;
@@ -666,27 +687,26 @@ class NodeDaemon {
     }
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
-    this.#dataplane.publish(
-      overlayState({
-        ...fixed,
-        lease,
-        held,
-        peers,
-        pods,
-        ...PLAIN_OVERLAY,
-        ...(tables !== null && {
-          policy: tables.policy,
-          services: tables.services,
-          nodeAddresses,
-        }),
-        underlay: this.#underlay,
-        directRouting: this.#directRouting(),
-        reach: {
-          ipv4: address4 !== null && addresses.publicIp4 !== null,
-          ipv6: address6 !== null && addresses.publicIp6 !== null,
-        },
+    this.#overlay = overlayState({
+      ...fixed,
+      lease,
+      held,
+      peers,
+      pods,
+      ...PLAIN_OVERLAY,
+      ...(tables !== null && {
+        policy: tables.policy,
+        services: tables.services,
+        nodeAddresses,
       }),
-    );
+      underlay: this.#underlay,
+      directRouting: this.#directRouting(),
+      reach: {
+        ipv4: address4 !== null && addresses.publicIp4 !== null,
+        ipv6: address6 !== null && addresses.publicIp6 !== null,
+      },
+    });
+    this.#dataplane.publish(this.#overlay);
     this.#sayReady();
     // What is led into the TUN is served there already. A pass over the host ends with the same.
     if (this.#areSetsBusy) return;
@@ -992,6 +1012,7 @@ class NodeDaemon {
       policies: (set?.networkPolicies.size ?? 0) + (set?.clusterNetworkPolicies.size ?? 0),
       services: set?.services.size ?? 0,
       problems: this.#problemLines(),
+      failure: this.#objectFailure || null,
     };
   }
 
@@ -1007,7 +1028,6 @@ class NodeDaemon {
 
   #readiness(): Readiness {
     const state = this.#keeper?.state;
-    const interruption = this.#interruption ?? this.#objectInterruption;
     let lease = state?.kind === 'held' ? null : 'no subnet leased';
     if (state?.kind === 'lost') {
       lease = `lease ${state.lease.key} is lost: ${state.reason.message}`;
@@ -1020,7 +1040,7 @@ class NodeDaemon {
       hostProblem: this.#hostProblem?.message ?? null,
       areObjectsKnown: this.#knowsObjects(),
       objectFailure: this.#objectFailure === '' ? null : this.#objectFailure,
-      store: interruption?.message ?? null,
+      store: this.#outage.current?.message ?? null,
       firstAnswer: this.#fixed === null ? this.#stage : null,
     };
   }
@@ -1043,10 +1063,6 @@ class NodeDaemon {
   #nodeState(): NodeState {
     const state = this.#keeper?.state;
     const reasons = this.#reasons();
-    const endsInS =
-      state?.kind === 'held' && Number.isFinite(state.deadlineMs)
-        ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
-        : null;
     return {
       node: this.#config.nodeName,
       version: VERSION,
@@ -1054,7 +1070,7 @@ class NodeDaemon {
       forwarding: this.#forwarding(),
       ready: reasons.length === 0,
       reasons,
-      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      lease: state?.kind === 'held' ? leaseMessage(state.lease, true, this.#endsInS()) : null,
       pods: this.#pods?.attachments.length ?? 0,
     };
   }
@@ -1067,13 +1083,16 @@ class NodeDaemon {
     const refused = Object.fromEntries(
       Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
     );
-    return {
+    const status = {
       ...state,
       pid: process.pid,
       etcd: {
         endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
         own: this.#etcd !== null,
+        unreachable: this.#outage.current,
       },
+      workers: this.#config.workers,
+      host: { applied: this.#hostApplied, problem: this.#hostProblem?.message ?? null },
       underlay: {
         iface: this.#underlay.iface,
         mtuBytes: this.#underlay.mtuBytes,
@@ -1091,11 +1110,21 @@ class NodeDaemon {
       },
       lease,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
+      probes: this.#probes.findings(),
       pods,
       objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
+      offloadsGivenUp: Object.fromEntries(this.#offloadsGivenUp),
       counters: { ...this.#dataplane?.counters(), ...refused },
     };
+    return { ...status, findings: diagnose(status) };
+  }
+
+  /** Seconds that our lease may still be used; null: there is none, or it has no end. */
+  #endsInS(): number | null {
+    const state = this.#keeper?.state;
+    if (state?.kind !== 'held' || !Number.isFinite(state.deadlineMs)) return null;
+    return Math.round((state.deadlineMs - bootTimeMs()) / 1000);
   }
 
   #routes(): readonly ApiRoute[] {
@@ -1119,6 +1148,7 @@ class NodeDaemon {
       ...this.#captures.routes(),
       ...traces.routes(),
       ...live.routes(),
+      ...this.#probes.routes(),
       ...this.#sharedRoutes(),
       ...this.#cluster.routes(),
       {
@@ -1170,7 +1200,12 @@ class NodeDaemon {
     const { leases, problems } = await this.#asking(
       listLeases(this.#store, this.#config.etcdPrefix, this.#fixed.network),
     );
-    return { leases: leases.map((it) => leaseMessage(it, this.#isOwn(it))), problems };
+    const endsInS = this.#endsInS();
+    const message = (it: NodeLease): LeaseMessage => {
+      const own = this.#isOwn(it);
+      return leaseMessage(it, own, own ? endsInS : null);
+    };
+    return { leases: leases.map(message), problems };
   }
 
   async #showLease(which: string): Promise<LeaseMessage> {

@@ -9,13 +9,7 @@ import pico from 'picocolors';
 import type { Argv } from 'yargs';
 import { CNI_VERSIONS, NETWORK_NAME } from '../wire/cni.ts';
 import { ConfigError, OPTIONS, flagOf, optionNames, printConfig } from './config.ts';
-import type {
-  IpamCheckMessage,
-  IpamMessage,
-  LeaseMessage,
-  LeasesMessage,
-  StatusMessage,
-} from './messages.ts';
+import type { IpamCheckMessage, IpamMessage, LeaseMessage } from './messages.ts';
 import { didYouMean } from '../objects/nearest.ts';
 import {
   type Flags,
@@ -36,6 +30,12 @@ import {
 } from './cli.ts';
 import { capture, withCaptureOptions } from './capture-command.ts';
 import { trace, withTraceOptions } from './trace-command.ts';
+import {
+  OPERATOR_COMMANDS,
+  OPERATOR_FLAGS,
+  completeWords,
+  withOperatorCommands,
+} from './operator-commands.ts';
 import { flowsCommand } from './flow-commands.ts';
 import { VERSION } from './version.ts';
 
@@ -299,8 +299,8 @@ const COMMANDS = [
   'lease',
   'logs',
   'policy',
-  'status',
   'trace',
+  ...OPERATOR_COMMANDS,
 ];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
@@ -332,14 +332,17 @@ function plainDaemonFlags([command, ...rest]: readonly string[]): Flags | null {
   return flags;
 }
 
-async function main(args: readonly string[]): Promise<void> {
+async function main(given: readonly string[]): Promise<void> {
+  const [first, ...words] = given;
+  const args = first === '__complete' ? await completeWords(words) : given;
+  if (args === null) return;
   const plain = plainDaemonFlags(args);
   if (plain !== null) {
     await daemon(plain);
     return;
   }
   const { default: yargs } = await import('yargs');
-  const cli = yargs([...args])
+  const cli = withOperatorCommands(yargs([...args]))
     .scriptName('weft')
     .usage(
       '$0 COMMAND\n\nA userspace VXLAN overlay network for Kubernetes and bare-metal clusters.',
@@ -468,17 +471,8 @@ async function main(args: readonly string[]): Promise<void> {
         )
         .demandCommand(1, 'say what to do with addresses: show or check'),
     )
-    .command('lease', 'Look at the subnets that nodes hold, and take them back', (it) =>
+    .command('lease', 'Look at one subnet that a node holds, and take it back', (it) =>
       it
-        .command(
-          'list',
-          'All nodes and their subnets',
-          (list) => withOptions(list, ['stateDir']).option('output', OUTPUT_OPTION),
-          (flags) =>
-            show<LeasesMessage>(flags, '/v1/leases', (tables, leases) =>
-              tables.leasesTable(leases),
-            ),
-        )
         .command(
           'show <key>',
           'One lease',
@@ -515,7 +509,7 @@ async function main(args: readonly string[]): Promise<void> {
               ),
           releaseLease,
         )
-        .demandCommand(1, 'say what to do with leases: list, show or release'),
+        .demandCommand(1, 'say what to do with a lease: show or release; weft leases lists them'),
     )
     .command(
       'apply',
@@ -629,13 +623,6 @@ async function main(args: readonly string[]): Promise<void> {
       withCaptureOptions,
       capture,
     )
-    .command(
-      'status',
-      'What the daemon on this machine does: lease, peers, offloads, counters',
-      (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
-      (flags) =>
-        show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
-    )
     .command(flowsCommand)
     .command(
       'trace',
@@ -690,6 +677,7 @@ async function main(args: readonly string[]): Promise<void> {
         'count',
         'duration',
         'live',
+        ...OPERATOR_FLAGS,
         'follow',
         'verdict',
         'reason',

@@ -19,11 +19,25 @@ export interface LeaseMessage {
   readonly reserved: boolean;
   /** This node's own. */
   readonly own: boolean;
+  /** Seconds that it may still be used unless it is renewed; null: it has no end, or is another node's. */
+  readonly endsInS: number | null;
 }
 
 export interface LeasesMessage {
   readonly leases: readonly LeaseMessage[];
   readonly problems: readonly EntryProblem[];
+}
+
+/** Something that is not as it should be. */
+export interface FindingMessage {
+  /** error: traffic is cut off, or will be; warning: it passes, not as it should; note: nothing to mend. */
+  readonly severity: 'error' | 'warning' | 'note';
+  /** Stable; docs/troubleshooting.md has them all. */
+  readonly code: string;
+  readonly what: string;
+  /** For traffic. */
+  readonly consequence: string;
+  readonly remedy: string;
 }
 
 export interface StatusMessage {
@@ -37,7 +51,20 @@ export interface StatusMessage {
   readonly ready: boolean;
   /** Why not ready, one line each; empty when ready. */
   readonly reasons: readonly string[];
-  readonly etcd: { readonly endpoints: readonly string[]; readonly own: boolean };
+  readonly etcd: {
+    readonly endpoints: readonly string[];
+    readonly own: boolean;
+    /** Null: it answers, or was not asked yet. */
+    readonly unreachable: { readonly since: string; readonly message: string } | null;
+  };
+  /** Packet threads. */
+  readonly workers: number;
+  readonly host: {
+    /** Interface, routes, rules and nft table were once as they should be. */
+    readonly applied: boolean;
+    /** Why they are not at the moment. */
+    readonly problem: string | null;
+  };
   readonly underlay: {
     readonly iface: string;
     readonly mtuBytes: number;
@@ -54,16 +81,80 @@ export interface StatusMessage {
     readonly ipv6Network: string | null;
     readonly directRouting: boolean;
   } | null;
-  readonly lease: (LeaseMessage & { readonly endsInS: number | null }) | null;
+  readonly lease: LeaseMessage | null;
   readonly peers: readonly LeaseMessage[];
+  /** What echoes to peers have shown, by the leases' keys; the rest is well or was not asked yet. */
+  readonly probes: {
+    /** Why none are sent. */
+    readonly problem: string | null;
+    /** They answer neither outside of the tunnel nor through it. */
+    readonly silent: readonly string[];
+    /** They answer, and not through the tunnel. */
+    readonly tunnelSilent: readonly string[];
+    /** Through the tunnel some are lost. */
+    readonly lossy: readonly string[];
+    /** Packets of the overlay's MTU do not arrive. */
+    readonly smallMtu: readonly string[];
+  };
   /** Interfaces that pods have on this node. */
   readonly pods: number;
   /** Null: a plain overlay. */
   readonly objects: ObjectsStatus | null;
   /** Rungs in use, by name; null before the packet path runs. */
   readonly offloads: Readonly<Record<string, boolean>> | null;
+  /** Rungs that were wanted and do not work here, with why. */
+  readonly offloadsGivenUp: Readonly<Record<string, string>>;
   /** Of the packet path; and `host.…`, packets that the nft table refused, since it was made. */
   readonly counters: Readonly<Record<string, number>>;
+  /** The worst first; empty when all is well. */
+  readonly findings: readonly FindingMessage[];
+}
+
+/** Some echoes along one way to a peer. */
+export interface LinkProbeMessage {
+  /** To the node's own address, or through the tunnel to `.0` of its subnet. */
+  readonly kind: 'underlay' | 'overlay';
+  readonly address: string;
+  readonly sent: number;
+  readonly received: number;
+  /** Round trips; null when nothing was answered. */
+  readonly minMs: number | null;
+  readonly avgMs: number | null;
+  readonly maxMs: number | null;
+  /** The largest packet that was answered; null when none was. */
+  readonly pathMtuBytes: number | null;
+  /** The largest that should be. */
+  readonly expectedMtuBytes: number;
+  /** Why the kernel did not send. */
+  readonly problem: string | null;
+}
+
+export interface PeerProbeMessage {
+  /** RFC 3339. */
+  readonly time: string;
+  readonly links: readonly LinkProbeMessage[];
+}
+
+export interface PeerMessage {
+  /** By its Node object, else its address. */
+  readonly node: string;
+  readonly lease: LeaseMessage;
+  /** The underlay address that packets for its subnets go to, one a family; null: none is known. */
+  readonly nextHop: string | null;
+  readonly nextHopV6: string | null;
+  /** Reached by plain routes, without VXLAN. */
+  readonly direct: boolean;
+  /** Of the underlay, as the kernel knows it. */
+  readonly pathMtuBytes: number | null;
+  /** Null: it was not asked yet. */
+  readonly probe: PeerProbeMessage | null;
+}
+
+/** GET /v1/peers; POST /v1/peers/probe, which asks all of them first. */
+export interface PeersMessage {
+  readonly peers: readonly PeerMessage[];
+  /** Why peers are not asked. */
+  readonly problem: string | null;
 }
 
 /** What is known of Kubernetes' objects. */
@@ -75,6 +166,8 @@ export interface ObjectsStatus {
   readonly services: number;
   /** What is wrong with objects, one line each. */
   readonly problems: readonly string[];
+  /** Why the last change could not be taken up; null: it was. */
+  readonly failure: string | null;
 }
 
 /** One end of a flow: what the packet says, and who had the address when it was seen. */
@@ -510,7 +603,11 @@ export const addressText = (address: IpAddress | null): string | null =>
 export const cidrText = (block: Cidr | null | undefined): string | null =>
   block === null || block === undefined ? null : formatCidr(block);
 
-export const leaseMessage = (lease: NodeLease, own: boolean): LeaseMessage => ({
+export const leaseMessage = (
+  lease: NodeLease,
+  own: boolean,
+  endsInS: number | null = null,
+): LeaseMessage => ({
   key: lease.key,
   subnet: cidrText(lease.subnet4),
   ipv6Subnet: cidrText(lease.subnet6),
@@ -520,4 +617,5 @@ export const leaseMessage = (lease: NodeLease, own: boolean): LeaseMessage => ({
   vtepMacV6: lease.vtep6 && formatMac(lease.vtep6.mac),
   reserved: lease.reserved,
   own,
+  endsInS,
 });

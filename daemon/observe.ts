@@ -109,6 +109,14 @@ export class Observation {
     ];
   }
 
+  /** Of peers, by their leases' keys. */
+  nodeNames(): (key: string) => string {
+    const { peers } = this.#options.view();
+    const [, ...named] = this.nodes();
+    const names = new Map(peers.map((it, i) => [it.key, named[i]!.name]));
+    return (key) => names.get(key) ?? key;
+  }
+
   routes(): readonly ApiRoute[] {
     return [
       ...this.#whatIf.routes(),

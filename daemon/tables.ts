@@ -3,16 +3,13 @@ import Table from 'cli-table3';
 import pico from 'picocolors';
 import type { Kind } from '../objects/types.ts';
 import type { Verdict } from '../policy/reference.ts';
-import { DROP_TEXTS } from '../wire/drop-texts.ts';
 import {
   type IpamMessage,
   type LeaseMessage,
   type LeasesMessage,
   type LiveTraceMessage,
-  type ObjectsStatus,
   type PolicyChangeMessage,
   type PolicyDiffMessage,
-  type StatusMessage,
   type TraceMessage,
   endText,
 } from './messages.ts';
@@ -35,14 +32,17 @@ const PLAIN = {
   middle: '  ',
 };
 
+/** Names come from etcd and from packets: no control character reaches a terminal. */
+export const printable = (text: string): string => text.replaceAll(/\p{Cc}/gu, '?');
+
 /** Columns by spaces; `head` empty for none. Cells come from etcd: no control character gets through. */
-function columns(head: readonly string[], rows: readonly (readonly string[])[]): string {
+export function columns(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const table = new Table({
     chars: PLAIN,
     style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
     ...(head.length === 0 ? {} : { head: head.map((it) => pico.bold(it)) }),
   });
-  table.push(...rows.map((row) => row.map((cell) => cell.replaceAll(/\p{Cc}/gu, '?'))));
+  table.push(...rows.map((row) => row.map((cell) => printable(cell))));
   return table
     .toString()
     .split('\n')
@@ -50,14 +50,20 @@ function columns(head: readonly string[], rows: readonly (readonly string[])[]):
     .join('\n');
 }
 
-const orDash = (...texts: (string | null)[]): string =>
+export const orDash = (...texts: (string | null)[]): string =>
   texts.filter((it) => it !== null).join(', ') || '-';
 
-const leaseRow = (lease: LeaseMessage): string[] => [
+export const leaseRow = (lease: LeaseMessage): string[] => [
   orDash(lease.subnet, lease.ipv6Subnet),
   orDash(lease.publicIp, lease.publicIpv6),
   orDash(lease.vtepMac ?? lease.vtepMacV6),
-  [lease.own ? 'this node' : '', lease.reserved ? 'reserved' : ''].filter(Boolean).join(', '),
+  [
+    lease.own ? 'this node' : '',
+    lease.reserved ? 'reserved' : '',
+    lease.endsInS === null ? '' : `ends in ${lease.endsInS} s unless renewed`,
+  ]
+    .filter(Boolean)
+    .join(', '),
 ];
 
 export function leasesTable({ leases, problems }: LeasesMessage): string {
@@ -77,6 +83,7 @@ export function leaseTable(lease: LeaseMessage): string {
       ['vtep, inner IPv6', orDash(lease.vtepMacV6)],
       ['reserved', lease.reserved ? 'yes' : 'no'],
       ['this node', lease.own ? 'yes' : 'no'],
+      ...(lease.endsInS === null ? [] : [['ends', `in ${lease.endsInS} s unless renewed`]]),
     ],
   );
 }
@@ -104,90 +111,6 @@ export function ipamTable(ipam: IpamMessage): string {
     lines.push(columns(['ADDRESS', 'POD', 'CONTAINER', 'INTERFACE'], rows));
   }
   return lines.join('\n\n');
-}
-
-function leaseEnd(lease: NonNullable<StatusMessage['lease']>): string {
-  if (lease.endsInS === null) return 'no end';
-  const minutes = Math.floor(lease.endsInS / 60);
-  return `ends in ${Math.floor(minutes / 60)} h ${minutes % 60} min unless renewed`;
-}
-
-/** So many problems are shown; -o json has them all. */
-const PROBLEMS_SHOWN = 5;
-
-function objectRows({ listed, policies, services, problems }: ObjectsStatus): string[][] {
-  const rows = [
-    ['policies', listed ? String(policies) : 'not listed yet'],
-    ['Services', listed ? String(services) : 'not listed yet'],
-  ];
-  if (problems.length === 0) return rows;
-  const more = problems.length - PROBLEMS_SHOWN;
-  return [
-    ...rows,
-    ['problems', String(problems.length)],
-    ...problems.slice(0, PROBLEMS_SHOWN).map((it) => ['', it]),
-    ...(more > 0 ? [['', `and ${more} more: weft status -o json`]] : []),
-  ];
-}
-
-/** Of the counter `drop.REASON` what the reason means, of others nothing. */
-function dropMeans(counter: string): string {
-  const [kind, reason = ''] = counter.split('.');
-  if (kind !== 'drop' || !Object.hasOwn(DROP_TEXTS, reason)) return '';
-  return DROP_TEXTS[reason as keyof typeof DROP_TEXTS].means;
-}
-
-export function statusText(status: StatusMessage): string {
-  const { overlay, underlay, lease, offloads, objects } = status;
-  const used = Object.entries(offloads ?? {}).flatMap(([name, on]) => (on ? [name] : []));
-  const rows = [
-    ['node', `${status.node}, weft ${status.version}, pid ${status.pid}`],
-    ['since', status.startedAt],
-    ['forwarding', status.forwarding ? pico.green('yes') : pico.red('no')],
-    ['ready', status.ready ? pico.green('yes') : pico.red('no')],
-    ...status.reasons.map((it) => ['', it]),
-    ['etcd', `${status.etcd.endpoints.join(', ')}${status.etcd.own ? ' (our own)' : ''}`],
-    [
-      'underlay',
-      `${underlay.iface}, MTU ${underlay.mtuBytes}, ${orDash(underlay.publicIp, underlay.publicIpv6)}`,
-    ],
-    ...(overlay === null
-      ? []
-      : [
-          [
-            'overlay',
-            `${overlay.tunName}, MTU ${overlay.mtuBytes}, ${orDash(overlay.network, overlay.ipv6Network)}`,
-          ],
-          [
-            'VXLAN',
-            `VNI ${overlay.vni}, port ${overlay.port}${overlay.directRouting ? ', direct routing' : ''}`,
-          ],
-        ]),
-    [
-      'lease',
-      lease === null ? '-' : `${orDash(lease.subnet, lease.ipv6Subnet)}, ${leaseEnd(lease)}`,
-    ],
-    ['pods', String(status.pods)],
-    ...(objects === null ? [] : objectRows(objects)),
-    ['offloads', offloads === null ? '-' : used.join(', ') || 'none'],
-  ];
-  const plain = rows.map((row) => row.map(String));
-  const parts = [
-    plain.map(([name, value]) => `${(name ?? '').padEnd(11)} ${value ?? ''}`.trimEnd()).join('\n'),
-  ];
-  if (status.peers.length > 0) {
-    parts.push(columns(['PEER', 'NODE', 'VTEP', ''], status.peers.map(leaseRow)));
-  }
-  const counters = Object.entries(status.counters).filter(([, value]) => value !== 0);
-  if (counters.length > 0) {
-    parts.push(
-      columns(
-        ['COUNTER', '', ''],
-        counters.map(([name, value]) => [name, String(value), dropMeans(name)]),
-      ),
-    );
-  }
-  return parts.join('\n\n');
 }
 
 type Raw = Readonly<Record<string, unknown>>;

@@ -1,4 +1,4 @@
-/** What `weft lease list`, `show` and `release` do. */
+/** What `weft leases`, `weft lease show` and `weft lease release` do. */
 import type { Store, StoreEntry } from '../store/store.ts';
 import { AddressError, type IpAddress, parseAddress } from '../wire/address.ts';
 import { readOwner, shown } from './lease-codec.ts';

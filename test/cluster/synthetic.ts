@@ -24,6 +24,7 @@ export function bigCluster(): ClusterMessage {
       vtepMac: null,
       vtepMacV6: null,
       reserved: false,
+      endsInS: null,
       own: i === 0,
     };
     if (i % 97 === 96) {

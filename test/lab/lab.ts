@@ -212,6 +212,8 @@ export class LabNode extends LabHost {
         `--flow-file=${join(this.stateDir, 'flows')}`,
         '--healthz-ip=127.0.0.1',
         `--healthz-port=${HEALTHZ_PORT}`,
+        // Tests count packets.
+        ...(extra.some((it) => it.startsWith('--probe-interval')) ? [] : ['--probe-interval=0']),
         ...extra,
       ],
       {

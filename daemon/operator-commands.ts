@@ -1,0 +1,118 @@
+/** The commands that ask a running daemon what it does, and tell by their exit code whether all is well. */
+import type { Argv } from 'yargs';
+import {
+  type Flags,
+  OUTPUT_OPTION,
+  UsageError,
+  ask,
+  asking,
+  print,
+  printAs,
+  show,
+  withOptions,
+} from './cli.ts';
+import type { LeasesMessage, PeersMessage, StatusMessage } from './messages.ts';
+
+/** Names for whom a word was mistyped. */
+export const OPERATOR_COMMANDS = ['completion', 'leases', 'peers', 'status'];
+export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe'];
+
+async function status(flags: Flags): Promise<void> {
+  const [isBrief, isVerbose] = [flags['brief'] === true, flags['verbose'] === true];
+  if (isBrief && isVerbose) throw new UsageError('--brief and --verbose: one of them');
+  const message = await ask<StatusMessage>(flags, 'GET', '/v1/status');
+  await printAs(flags, message, async () => {
+    const { statusText } = await import('./status-text.ts');
+    return statusText(message, isBrief ? 'brief' : isVerbose ? 'verbose' : 'usual');
+  });
+  const { isWrong } = await import('./diagnose.ts');
+  if (message.findings.some(isWrong)) process.exitCode = 1;
+}
+
+async function peers(flags: Flags): Promise<void> {
+  const [method, path] =
+    flags['probe'] === true ? ['POST', '/v1/peers/probe'] : ['GET', '/v1/peers'];
+  const message = await ask<PeersMessage>(flags, method, path);
+  const { peersTable, isUnwell } = await import('./peers-text.ts');
+  await printAs(flags, message, () => peersTable(message));
+  if (isUnwell(message)) process.exitCode = 1;
+}
+
+async function completion(flags: Flags): Promise<void> {
+  const shell = String(flags['shell']);
+  const { completionScript } = await import('./completion.ts');
+  const script = completionScript(shell);
+  if (script === null) throw new UsageError(`weft completion: "${shell}" is neither bash nor zsh`);
+  print(script.trimEnd());
+}
+
+/** What a shell's Tab asks: `__complete weft WORD...`. Gives arguments with which yargs answers, if it is to. */
+export async function completeWords(words: readonly string[]): Promise<readonly string[] | null> {
+  const { questionOf, valuesOf } = await import('./completion.ts');
+  const question = questionOf(words);
+  const stateDir = question.words.findLast((it) => it.startsWith('--state-dir='));
+  const flags = stateDir === undefined ? {} : { 'state-dir': stateDir.split('=')[1] };
+  const values = await valuesOf(question, asking(flags));
+  if (values === null) return ['--get-yargs-completions', ...question.words];
+  // A question to the daemon may still be open.
+  process.stdout.write(values.map((it) => `${it}\n`).join(''), () => process.exit(0));
+  return null;
+}
+
+export const withOperatorCommands = (cli: Argv): Argv =>
+  cli
+    .command(
+      'status',
+      'What the daemon on this machine does, what is wrong, and what to do about it',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('brief', { type: 'boolean', describe: 'in one line' })
+          .option('verbose', { type: 'boolean', describe: 'every counter, problem and peer' })
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft status --brief || weft status --verbose\n\nExit code 0: all is well; 1: ' +
+              'something is wrong, or no daemon answers.',
+          ),
+      status,
+    )
+    .command(
+      'completion <shell>',
+      'Print what lets bash or zsh complete commands, options and names of pods by Tab',
+      (it) =>
+        it
+          .positional('shell', { type: 'string', describe: 'bash or zsh' })
+          .epilogue(
+            'For example: source <(weft completion bash)\n\nNames come from the daemon, when it answers ' +
+              'within a second.',
+          ),
+      completion,
+    )
+    .command(
+      'peers',
+      'The other nodes: the way to each, whether it answers, how soon and up to which size',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('probe', {
+            type: 'boolean',
+            describe: 'ask all of them now; otherwise what they answered last',
+          })
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft peers --probe\n\nunderlay is an echo to the node itself, overlay one through ' +
+              'the tunnel. Exit code 1 when a peer does\nnot answer through the tunnel, answers not always, or ' +
+              'does not get large packets.',
+          ),
+      peers,
+    )
+    .command(
+      'leases',
+      'The subnets of all nodes: who holds them, and how long ours is ours',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft leases -o json\n\nOne of them: weft lease show KEY, weft lease release KEY',
+          ),
+      (flags) =>
+        show<LeasesMessage>(flags, '/v1/leases', (tables, leases) => tables.leasesTable(leases)),
+    );

@@ -1,0 +1,71 @@
+/**
+ * The operator's commands on two nodes with the real daemon:
+ *
+ *     n1p1 --- n1 (weft) ======= VXLAN ======= n2 (weft) --- n2p1
+ */
+import test from 'ava';
+import type { PeersMessage, StatusMessage } from '../../daemon/messages.ts';
+import { collect, poll } from '../../linux/program.ts';
+import type { LabNode } from '../lab/lab.ts';
+import { type Pair, WEFT, createPair, stateDirOf, within } from '../overlay/pair.ts';
+
+let pair: Pair;
+test.before(async () => {
+  pair = await createPair({ families: 'dual' }, 'o', ['--probe-interval=1']);
+});
+test.after.always(async () => {
+  await pair?.[Symbol.asyncDispose]();
+});
+
+const weft = (node: LabNode, ...args: string[]) =>
+  collect([WEFT, ...args, stateDirOf(node)], { netns: node.netns });
+const asJson = async <T>(node: LabNode, ...args: string[]): Promise<T> =>
+  JSON.parse((await weft(node, ...args, '-o', 'json')).stdout) as T;
+
+test.serial(
+  'weft peers --probe: both ways answer, in both families, up to their MTU',
+  async (t) => {
+    const [n1] = pair.nodes;
+    const { stdout, stderr, exitCode } = await weft(n1, 'peers', '--probe', '-o', 'json');
+    t.is(exitCode, 0, stdout + stderr);
+    const { peers, problem } = JSON.parse(stdout) as PeersMessage;
+    t.is(problem, null);
+    t.is(peers.length, 1);
+    const { probe, nextHop, pathMtuBytes, direct } = peers[0]!;
+    t.truthy(nextHop);
+    t.is(pathMtuBytes, 1500);
+    t.false(direct);
+    t.deepEqual(
+      probe!.links.map((it) => [it.kind, it.sent, it.received, it.pathMtuBytes]),
+      [
+        ['underlay', 5, 5, 1500],
+        ['underlay', 5, 5, 1500],
+        ['overlay', 5, 5, 1430],
+        ['overlay', 5, 5, 1430],
+      ],
+    );
+    for (const it of probe!.links) t.true(it.minMs! > 0 && it.maxMs! >= it.avgMs!, it.address);
+    t.log(probe!.links.map((it) => `${it.address} ${it.avgMs} ms`).join(', '));
+  },
+);
+
+test.serial('a tunnel that is cut is a finding, and gone when it is mended', async (t) => {
+  const [n1, n2] = pair.nodes;
+  const findings = async (wanted: boolean) =>
+    poll(async () => {
+      const status = await asJson<StatusMessage>(n1, 'status');
+      const has = status.findings.some((it) => it.code === 'tunnel-silent');
+      return has === wanted ? status : undefined;
+    }, within(20_000));
+  await findings(false);
+  const table =
+    'table inet cut {\n chain in {\n type filter hook input priority -10\n udp dport 8472 drop\n}\n}\n';
+  await n2.run(['nft', '-f', '-'], { input: table });
+  const status = await findings(true);
+  t.true(status.forwarding);
+  t.is((await weft(n1, 'peers', '--probe')).exitCode, 1);
+  t.is((await weft(n1, 'status', '--brief')).exitCode, 1);
+  await n2.run(['nft', 'delete', 'table', 'inet', 'cut']);
+  await findings(false);
+  t.is((await weft(n1, 'status', '--brief')).exitCode, 0);
+});
