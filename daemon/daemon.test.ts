@@ -15,6 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { apply, listAddresses, listLinks, listRoutes, words } from '../linux/ip.ts';
 import { createNamespace, deleteNamespace, readSysctl, writeSysctls } from '../linux/netns.ts';
@@ -408,6 +409,13 @@ test.serial(
     t.is(await daemon.stop('SIGTERM'), 0);
   },
 );
+
+test.serial('a start that fails ends the process, in one line', async (t) => {
+  const args = daemonArgs.filter((it) => !it.startsWith('--flow-file='));
+  const daemon = await start([...args, '--flow-file=/proc/weft/flows'], { netns, logFile });
+  t.is(await Promise.race([daemon.exited, sleep(20_000, 'still there')]), 1);
+  t.regex(readFileSync(logFile, 'utf8'), /^weft: ENOENT: .*\/proc\/weft/m);
+});
 
 test.serial('giving back our own lease ends the daemon', async (t) => {
   const daemon = await startDaemon();

@@ -292,7 +292,10 @@ class NodeDaemon {
       await loop;
     } catch (error) {
       // Aborted: the wait ended because the daemon does.
-      if (!signal.aborted) throw error;
+      const wasAborted = signal.aborted;
+      // Those who follow etcd would do so for ever, and the process with them.
+      this.#ending.abort(null);
+      if (!wasAborted) throw error;
     }
     const { reason } = this.#ending.signal as { reason: unknown };
     if (reason instanceof DaemonError) throw reason;

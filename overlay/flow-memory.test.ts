@@ -60,7 +60,8 @@ const nowS = (): number => Math.floor(Number(readFileSync('/proc/uptime', 'latin
 function place(): { path: string; [Symbol.dispose]: () => void } {
   const directory = mkdtempSync('/dev/shm/weft-flows-');
   return {
-    path: `${directory}/flows`,
+    // Made by whoever opens the memory, as /run/weft is.
+    path: `${directory}/weft/flows`,
     [Symbol.dispose]: () => rmSync(directory, { recursive: true }),
   };
 }

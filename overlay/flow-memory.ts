@@ -11,11 +11,13 @@ import {
   closeSync,
   constants,
   fstatSync,
+  mkdirSync,
   openSync,
   readFileSync,
   readSync,
   rmSync,
 } from 'node:fs';
+import { dirname } from 'node:path';
 import { bootTimeMs } from '../ipam/clock.ts';
 import { EAGAIN, SystemCallError } from '../linux/errno.ts';
 import { errno, flock } from '../linux/libc.ts';
@@ -179,6 +181,7 @@ function lockFile(path: string, fd: number): void {
 
 /** A new file in the place of whatever has the name. */
 function createFile(path: string, bytes: number): number {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   rmSync(path, { force: true });
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
   const fd = openSync(path, flags, 0o600);
