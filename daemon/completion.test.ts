@@ -15,8 +15,8 @@ const LISTS: Readonly<Record<string, readonly object[]>> = {
   services: [{ metadata: { namespace: 'shop', name: 'front' } }],
   namespaces: [{ metadata: { name: 'shop' } }, { metadata: { name: 'default' } }],
 };
-const ask: Ask = <T>(_: string, path: string) =>
-  Promise.resolve({ items: LISTS[path.split('/').pop() ?? ''] ?? [] } as T);
+const ask: Ask = <T>(_: string, path: string): Promise<T> =>
+  Promise.resolve({ items: LISTS[path.split('/').at(-1) ?? ''] ?? [] } as T);
 
 for (const [line, values] of [
   ['weft flows --from |', ['default/', 'shop/', 'shop/web-1', 'shop/web-2']],

@@ -48,9 +48,10 @@ import { ServiceCompiler } from '../service/compile.ts';
 import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
-import { reconcileHost } from './host-state.ts';
+import { type HostInputs, compareHost, reconcileHost } from './host-state.ts';
 import type { Log } from './log.ts';
 import {
+  type HostDifferencesMessage,
   type LeaseMessage,
   type LeasesMessage,
   type ObjectsStatus,
@@ -910,29 +911,13 @@ class NodeDaemon {
   }
 
   async #reconcile(): Promise<PodHostResult> {
-    const { network, mtuBytes } = this.#fixed!;
-    const { stateDir, tunName, ipMasq } = this.#config;
+    const { stateDir } = this.#config;
     const state = this.#keeper!.state;
     if (state.kind !== 'held') return this.#reconcilePods(false);
     if (state.lease !== this.#recorded) await this.#record(state.lease);
-    const { serviceClusterIpRange: networks } = this.#config;
-    const tables = this.#currentTables();
+    const inputs = this.#hostInputs(state.lease);
     this.#areSetsBusy = true;
-    const { plan, pinned, steered } = await reconcileHost(
-      {
-        tunName,
-        mtuBytes,
-        network,
-        lease: state.lease,
-        underlay: this.#underlay,
-        ipMasq,
-        directRouting: this.#directRouting(),
-        peers: this.#peers,
-        pins: pinsOf(this.#pods!.attachments),
-        services: this.#objects && { networks, steered: tables?.steered ?? [] },
-      },
-      stateDir,
-    ).finally(() => {
+    const { plan, pinned, steered } = await reconcileHost(inputs, stateDir).finally(() => {
       this.#areSetsBusy = false;
     });
     this.#podHost!.pinnedAre(pinned);
@@ -955,6 +940,33 @@ class NodeDaemon {
       'changed the host',
     );
     return result;
+  }
+
+  #hostInputs(lease: NodeLease): HostInputs {
+    const { tunName, ipMasq, serviceClusterIpRange: networks } = this.#config;
+    const { network, mtuBytes } = this.#fixed!;
+    const steered = this.#currentTables()?.steered ?? [];
+    return {
+      tunName,
+      mtuBytes,
+      network,
+      lease,
+      underlay: this.#underlay,
+      ipMasq,
+      directRouting: this.#directRouting(),
+      peers: this.#peers,
+      pins: pinsOf(this.#pods!.attachments),
+      services: this.#objects && { networks, steered },
+    };
+  }
+
+  /** @throws ApiError 503 while there is no subnet of ours */
+  async #compareHost(): Promise<HostDifferencesMessage> {
+    const state = this.#keeper?.state;
+    if (this.#dataplane === null || state?.kind !== 'held' || this.#pods === null) {
+      throw new ApiError(503, 'ERR_NOT_READY', this.#reasons()[0] ?? this.#stage);
+    }
+    return { differences: await compareHost(this.#hostInputs(state.lease)) };
   }
 
   async #bury(): Promise<void> {
@@ -1165,6 +1177,7 @@ class NodeDaemon {
         path: '/v1/ipam',
         answer: ({ query }) => this.#podsOrNot().show(canonical(query.get('ip'))),
       },
+      { method: 'GET', path: '/v1/host/check', answer: () => this.#compareHost() },
       { method: 'GET', path: '/v1/ipam/check', answer: () => this.#podsOrNot().checkAll() },
       { method: 'GET', path: '/v1/leases', answer: () => this.#listLeases() },
       {

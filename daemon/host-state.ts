@@ -398,6 +398,19 @@ async function applySysctls(sysctls: readonly Sysctl[], stateDir: string): Promi
   }
 }
 
+/** What is not as it should be, changing nothing: a line each. @throws HostStateError */
+export async function compareHost(inputs: HostInputs): Promise<readonly string[]> {
+  const desired = desiredHost(inputs);
+  const plan = planHost(desired, await readHost(desired.sysctls.map((it) => it.path)));
+  return [
+    ...plan.ip.map((it) => `missing: ip ${it.join(' ')}`),
+    ...plan.rules4.map((it) => `missing: ip ${it.join(' ')}`),
+    ...plan.rules6.map((it) => `missing: ip -6 ${it.join(' ')}`),
+    ...plan.sysctls.map((it) => `sysctl ${it.path} is not ${it.value}`),
+    ...(plan.ruleset === null ? [] : [`nft table ${NFT_FAMILY} ${NFT_TABLE} is not as it was set`]),
+  ];
+}
+
 export interface HostResult {
   /** What was changed, for the log. */
   readonly plan: HostPlan;

@@ -555,6 +555,11 @@ export interface IpamCheckMessage {
   readonly problems: readonly string[];
 }
 
+/** GET /v1/host/check: what is not as it should be on the host, one line each; empty when all is well. */
+export interface HostDifferencesMessage {
+  readonly differences: readonly string[];
+}
+
 export interface ObjectNameMessage {
   readonly kind: Kind;
   /** '' for objects of the cluster. */

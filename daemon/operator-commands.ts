@@ -6,15 +6,17 @@ import {
   UsageError,
   ask,
   asking,
+  outputOf,
   print,
   printAs,
   show,
   withOptions,
 } from './cli.ts';
+import type { CheckResult } from './check.ts';
 import type { LeasesMessage, PeersMessage, StatusMessage } from './messages.ts';
 
 /** Names for whom a word was mistyped. */
-export const OPERATOR_COMMANDS = ['completion', 'leases', 'peers', 'status'];
+export const OPERATOR_COMMANDS = ['check', 'completion', 'leases', 'peers', 'status'];
 export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe'];
 
 async function status(flags: Flags): Promise<void> {
@@ -36,6 +38,47 @@ async function peers(flags: Flags): Promise<void> {
   const { peersTable, isUnwell } = await import('./peers-text.ts');
   await printAs(flags, message, () => peersTable(message));
   if (isUnwell(message)) process.exitCode = 1;
+}
+
+class InterruptedError extends Error {
+  override readonly name = 'InterruptedError';
+  readonly code = 'ERR_INTERRUPTED';
+
+  constructor() {
+    super('interrupted; what was made for the check is gone');
+  }
+}
+
+const RESULT_COLORS = { ok: 'green', failed: 'red', skipped: 'dim' } as const;
+
+async function check(flags: Flags): Promise<void> {
+  const isTable = outputOf(flags) === 'table';
+  const [{ runChecks }, { printable }, { default: pico }] = await Promise.all([
+    import('./check.ts'),
+    import('./tables.ts'),
+    import('picocolors'),
+  ]);
+  const stop = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(signal, () => stop.abort(new InterruptedError()));
+  }
+  const results: CheckResult[] = [];
+  for await (const it of runChecks(asking(flags), stop.signal)) {
+    results.push(it);
+    if (!isTable) continue;
+    const word = pico[RESULT_COLORS[it.result]](it.result.padEnd(8));
+    print(`${word} ${printable(it.name)}: ${printable(it.detail)}`);
+    if (it.remedy !== null) print(`         what to do: ${printable(it.remedy)}`);
+  }
+  const count = (result: CheckResult['result']): number =>
+    results.filter((it) => it.result === result).length;
+  const summary = { ok: count('ok'), failed: count('failed'), skipped: count('skipped') };
+  await printAs(
+    flags,
+    { results, ...summary },
+    () => `\n${summary.ok} ok, ${summary.failed} failed, ${summary.skipped} skipped`,
+  );
+  if (summary.failed > 0) process.exitCode = 1;
 }
 
 async function completion(flags: Flags): Promise<void> {
@@ -74,6 +117,18 @@ export const withOperatorCommands = (cli: Argv): Argv =>
               'something is wrong, or no daemon answers.',
           ),
       status,
+    )
+    .command(
+      'check',
+      'Try it: daemon, etcd, host, other nodes, and packets between two pods made for it',
+      (it) =>
+        withOptions(it, ['stateDir'])
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft check\n\nThe two pods are network namespaces without a program; they and their ' +
+              'addresses are gone at the end.\nExit code 1 when a check failed.',
+          ),
+      check,
     )
     .command(
       'completion <shell>',

@@ -4,10 +4,14 @@
  *     n1p1 --- n1 (weft) ======= VXLAN ======= n2 (weft) --- n2p1
  */
 import test from 'ava';
+import type { CheckResult } from '../../daemon/check.ts';
 import type { PeersMessage, StatusMessage } from '../../daemon/messages.ts';
 import { collect, poll } from '../../linux/program.ts';
 import type { LabNode } from '../lab/lab.ts';
-import { type Pair, WEFT, createPair, stateDirOf, within } from '../overlay/pair.ts';
+import { type Pair, WEFT, createPair, ipamOf, stateDirOf, within } from '../overlay/pair.ts';
+
+const CUT =
+  'table inet cut {\n chain in {\n type filter hook input priority -10\n udp dport 8472 drop\n}\n}\n';
 
 let pair: Pair;
 test.before(async () => {
@@ -58,9 +62,7 @@ test.serial('a tunnel that is cut is a finding, and gone when it is mended', asy
       return has === wanted ? status : undefined;
     }, within(20_000));
   await findings(false);
-  const table =
-    'table inet cut {\n chain in {\n type filter hook input priority -10\n udp dport 8472 drop\n}\n}\n';
-  await n2.run(['nft', '-f', '-'], { input: table });
+  await n2.run(['nft', '-f', '-'], { input: CUT });
   const status = await findings(true);
   t.true(status.forwarding);
   t.is((await weft(n1, 'peers', '--probe')).exitCode, 1);
@@ -68,4 +70,46 @@ test.serial('a tunnel that is cut is a finding, and gone when it is mended', asy
   await n2.run(['nft', 'delete', 'table', 'inet', 'cut']);
   await findings(false);
   t.is((await weft(n1, 'status', '--brief')).exitCode, 0);
+});
+
+test.serial('weft check: everything is tried, and nothing is left', async (t) => {
+  const [n1] = pair.nodes;
+  const before = await ipamOf(n1);
+  const { stdout, stderr, exitCode } = await weft(n1, 'check');
+  t.log(stdout);
+  t.is(exitCode, 0, stdout + stderr);
+  for (const line of [
+    /^ok +the daemon answers: n1,/m,
+    /^ok +etcd answers/m,
+    /^ok +interface, routes, rules and nft table/m,
+    /^ok +.* answers through the tunnel/m,
+    /^ok +.* gets packets of full size: 1430 bytes/m,
+    /^ok +a pod reaches another one of this node/m,
+    /^ok +a pod reaches the node of/m,
+    / 0 failed, /,
+  ]) {
+    t.regex(stdout, line);
+  }
+  t.deepEqual(await ipamOf(n1), before);
+});
+
+test.serial('weft check: what fails is named, with what to do', async (t) => {
+  const [n1, n2] = pair.nodes;
+  await n2.run(['nft', '-f', '-'], { input: CUT });
+  const { results } = await asJson<{ results: readonly CheckResult[] }>(n1, 'check');
+  await n2.run(['nft', 'delete', 'table', 'inet', 'cut']);
+  const failures = results.filter((it) => it.result === 'failed');
+  t.is(failures.length, 2, JSON.stringify(failures));
+  t.regex(failures[0]!.name, /answers through the tunnel$/);
+  t.regex(failures[0]!.remedy!, /UDP port 8472/);
+  t.regex(failures[1]!.name, /^a pod reaches the node of/);
+});
+
+test.serial('weft check: without a daemon it says so', async (t) => {
+  const [n1] = pair.nodes;
+  const { stdout, exitCode } = await collect([WEFT, 'check', '--state-dir=/nonexistent'], {
+    netns: n1.netns,
+  });
+  t.is(exitCode, 1);
+  t.regex(stdout, /^failed +the daemon answers: no weft daemon answers/m);
 });
