@@ -390,6 +390,7 @@ class NodeDaemon {
     open.defer(() => keeper.stop());
     void this.#followPeers(store, network, addresses, signal);
     void this.#followObjects(store, signal);
+    void this.#followShadow(store, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -522,6 +523,17 @@ class NodeDaemon {
     } catch (cause) {
       if (signal.aborted) return;
       this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
+    }
+  }
+
+  async #followShadow(store: Store, signal: AbortSignal): Promise<void> {
+    if (this.#objects === null) return;
+    const tell = (problem: string): void =>
+      this.#log.warn({ problem }, 'policies to be tried are ignored');
+    try {
+      await this.#observation.shadow.follow(store, this.#config.etcdPrefix, signal, tell);
+    } catch (err) {
+      if (!signal.aborted) this.#log.error({ err }, 'policies to be tried are no longer followed');
     }
   }
 
@@ -1000,6 +1012,7 @@ class NodeDaemon {
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
       ...this.#observation.routes(),
+      ...this.#observation.shadow.routes(store, prefix),
       { method: 'GET', path: '/v1/status', answer: () => this.#status() },
       {
         method: 'POST',

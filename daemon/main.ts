@@ -35,6 +35,7 @@ import {
   withOptions,
 } from './cli.ts';
 import { flowsCommand } from './flow-commands.ts';
+import { policyDiff, shadowCommand, startShadow } from './what-if-commands.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -105,6 +106,11 @@ async function tellingProblems(work: () => Promise<void>): Promise<void> {
 
 const apply = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
+    if (flags['shadow'] === true) {
+      await startShadow(flags);
+      return;
+    }
+    if (flags['replace'] !== undefined) throw new UsageError('--replace is for --shadow');
     const { applyObjects } = await import('./object-commands.ts');
     const options = {
       paths: textsOf(flags, 'filename'),
@@ -165,7 +171,6 @@ const policy = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
     const action = textOf(flags, 'action') ?? 'verdict';
     if (action === 'diff') {
-      const { policyDiff } = await import('./what-if-commands.ts');
       await policyDiff(flags);
       return;
     }
@@ -294,6 +299,7 @@ const COMMANDS = [
   'lease',
   'logs',
   'policy',
+  'shadow',
   'status',
 ];
 
@@ -527,6 +533,14 @@ async function main(args: readonly string[]): Promise<void> {
             describe: 'name of the set that --prune looks at; "default" if it is left out',
           })
           .option('dry-run', { type: 'boolean', describe: 'say what would change, and end' })
+          .option('shadow', {
+            type: 'boolean',
+            describe: 'try the policies beside those in force, on all nodes: see weft shadow',
+          })
+          .option('replace', {
+            type: 'boolean',
+            describe: 'with --shadow: try them alone, without those in force',
+          })
           .epilogue(
             'For example: weft apply -f policies/ --prune --set policies\n\nAll is checked first: ' +
               'one object that is not valid, and nothing is written (exit code 2).',
@@ -625,6 +639,7 @@ async function main(args: readonly string[]): Promise<void> {
         show<StatusMessage>(flags, '/v1/status', (tables, status) => tables.statusText(status)),
     )
     .command(flowsCommand)
+    .command(shadowCommand)
     .command(
       'logs [file]',
       "Make the daemon's log readable, from a file or stdin",
@@ -673,6 +688,7 @@ async function main(args: readonly string[]): Promise<void> {
         'last',
         'against',
         'replace',
+        'shadow',
       ];
       throw new UsageError(explain(message, args, known));
     });
