@@ -482,6 +482,7 @@ class NodeDaemon {
     void this.#followPeers(store, network, addresses, signal);
     void this.#followObjects(store, signal);
     if (config.probeInterval > 0) void this.#probes.run(config.probeInterval * 1000, signal);
+    void this.#followShadow(store, signal);
     const { lease } = await keeper.held(signal);
     await this.#record(lease);
 
@@ -620,6 +621,17 @@ class NodeDaemon {
     } catch (cause) {
       if (signal.aborted) return;
       this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
+    }
+  }
+
+  async #followShadow(store: Store, signal: AbortSignal): Promise<void> {
+    if (this.#objects === null) return;
+    const tell = (problem: string): void =>
+      this.#log.warn({ problem }, 'policies to be tried are ignored');
+    try {
+      await this.#observation.shadow.follow(store, this.#config.etcdPrefix, signal, tell);
+    } catch (err) {
+      if (!signal.aborted) this.#log.error({ err }, 'policies to be tried are no longer followed');
     }
   }
 
@@ -1164,6 +1176,7 @@ class NodeDaemon {
       ...traces.routes(),
       ...live.routes(),
       ...this.#probes.routes(),
+      ...this.#observation.shadow.routes(store, prefix),
       ...this.#sharedRoutes(),
       ...this.#cluster.routes(),
       {

@@ -36,6 +36,7 @@ import { PROTOCOL_SCTP } from '../wire/sctp.ts';
 import { PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
 import { PROTOCOL_UDP } from '../wire/udp.ts';
 import { ApiError } from './api.ts';
+import { endsOf } from './endpoints.ts';
 import type { FlowEndMessage, FlowMessage, FlowsMessage } from './messages.ts';
 import type { Names, ServiceName } from './names.ts';
 
@@ -258,6 +259,11 @@ export interface FlowLogOptions {
   readonly names: () => Names;
   /** What policies are explained from; null: none are known. */
   readonly policies: () => { readonly objects: ObjectSet; readonly around: Surroundings } | null;
+  /**
+   * Asked before events are read; what it gives is told of each, and may take the event, or null where no
+   * policy was asked. Null: nobody wants them.
+   */
+  readonly watch?: () => ((event: () => PolicyEvent | null) => void) | null;
   readonly history?: number;
 }
 
@@ -287,13 +293,17 @@ export class FlowLog {
   /** Takes what the workers have written since the last call. */
   read(dataplane: Pick<Dataplane, 'readEvents'>): void {
     const before = this.#count;
+    const watcher = this.#options.watch?.() ?? null;
     let names: Names | null = null;
     this.#lost = dataplane.readEvents((ring, from) => {
       names ??= this.#options.names();
       const slot = this.#count % this.#size;
       const at = slot * EVENT_WORDS;
       for (let i = 0; i < EVENT_WORDS; i++) this.#words[at + i] = ring[from + i]!;
-      this.#named[slot] = this.#nameAll(names, this.#event(this.#count));
+      const event = this.#event(this.#count);
+      const named = this.#nameAll(names, event);
+      this.#named[slot] = named;
+      watcher?.(() => this.#policyEvent(event, named));
       this.#count++;
     });
     if (this.#count === before) return;
@@ -404,7 +414,7 @@ export class FlowLog {
     };
   }
 
-  #message(event: Event, named: Named, because = this.#because(event)): FlowMessage {
+  #message(event: Event, named: Named, because = this.#because(event, named)): FlowMessage {
     const { reason, isOut, protocol, tcpFlags, bytes, timeMs } = event;
     const ported = withPorts(protocol) !== null;
     const flags = TCP_FLAGS.filter(([, bit]) => (tcpFlags & bit) !== 0).map(([name]) => name);
@@ -441,8 +451,8 @@ export class FlowLog {
     };
   }
 
-  /** The policy and rule behind a denial, as they are now. */
-  #because(event: Event): string | null {
+  /** The policy and rule behind a denial, as they are now; on the way to a Service, of any endpoint. */
+  #because(event: Event, named: Named): string | null {
     const { reason, source, destination, protocol, destinationPort } = event;
     if (reason !== 'policyEgress' && reason !== 'policyIngress') return null;
     const now = performance.now();
@@ -453,26 +463,29 @@ export class FlowLog {
     const key = `${source} ${destination} ${protocol} ${destinationPort}`;
     let because = this.#explained.get(key);
     if (because === undefined) {
-      because = this.#explain(event);
+      because = this.#explain(event, named);
       this.#explained.set(key, because);
     }
     return because;
   }
 
-  #explain({ source, destination, protocol, destinationPort }: Event): string | null {
+  #explain({ source, destination, protocol, destinationPort }: Event, named: Named): string | null {
     const policies = this.#options.policies();
     if (policies === null || source === null || destination === null) return null;
-    const { verdict, because } = referenceVerdict(
-      policies.objects,
-      {
-        from: source,
-        to: destination,
-        protocol: withPorts(protocol) ?? 'other',
-        port: destinationPort,
-      },
-      policies.around,
-    );
-    return verdict === 'deny' ? because : 'the policies have changed since, and allow it now';
+    const { objects, around } = policies;
+    const asked = {
+      source,
+      destination,
+      protocol: withPorts(protocol) ?? ('other' as const),
+      port: destinationPort,
+      isFrontend: named.service !== null && named.destination === null,
+    };
+    for (const { to, port } of endsOf(objects, asked, named.service)) {
+      const flow = { from: source, to, protocol: asked.protocol, port };
+      const { verdict, because } = referenceVerdict(objects, flow, around);
+      if (verdict === 'deny') return because;
+    }
+    return 'the policies have changed since, and allow it now';
   }
 }
 

@@ -37,6 +37,7 @@ import {
   withOperatorCommands,
 } from './operator-commands.ts';
 import { flowsCommand } from './flow-commands.ts';
+import { policyDiff, shadowCommand, startShadow } from './what-if-commands.ts';
 import { VERSION } from './version.ts';
 
 /** Refused before anything was touched. */
@@ -108,6 +109,11 @@ async function tellingProblems(work: () => Promise<void>): Promise<void> {
 
 const apply = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
+    if (flags['shadow'] === true) {
+      await startShadow(flags);
+      return;
+    }
+    if (flags['replace'] !== undefined) throw new UsageError('--replace is for --shadow');
     const { applyObjects } = await import('./object-commands.ts');
     const options = {
       paths: textsOf(flags, 'filename'),
@@ -168,7 +174,6 @@ const policy = (flags: Flags): Promise<void> =>
   tellingProblems(async () => {
     const action = textOf(flags, 'action') ?? 'verdict';
     if (action === 'diff') {
-      const { policyDiff } = await import('./what-if-commands.ts');
       await policyDiff(flags);
       return;
     }
@@ -299,6 +304,7 @@ const COMMANDS = [
   'lease',
   'logs',
   'policy',
+  'shadow',
   'trace',
   ...OPERATOR_COMMANDS,
 ];
@@ -527,6 +533,14 @@ async function main(given: readonly string[]): Promise<void> {
             describe: 'name of the set that --prune looks at; "default" if it is left out',
           })
           .option('dry-run', { type: 'boolean', describe: 'say what would change, and end' })
+          .option('shadow', {
+            type: 'boolean',
+            describe: 'try the policies beside those in force, on all nodes: see weft shadow',
+          })
+          .option('replace', {
+            type: 'boolean',
+            describe: 'with --shadow: try them alone, without those in force',
+          })
           .epilogue(
             'For example: weft apply -f policies/ --prune --set policies\n\nAll is checked first: ' +
               'one object that is not valid, and nothing is written (exit code 2).',
@@ -624,6 +638,7 @@ async function main(given: readonly string[]): Promise<void> {
       capture,
     )
     .command(flowsCommand)
+    .command(shadowCommand)
     .command(
       'trace',
       'The way of a packet from a pod, stage by stage on both nodes, and where it would end',
@@ -687,6 +702,7 @@ async function main(given: readonly string[]): Promise<void> {
         'last',
         'against',
         'replace',
+        'shadow',
       ];
       throw new UsageError(explain(message, args, known));
     });

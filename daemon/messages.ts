@@ -455,6 +455,28 @@ export interface ExplainMessage {
   }[];
 }
 
+/** GET /v1/shadow; PUT with `documents` and `replace` begins, DELETE ends, on all nodes. */
+export interface ShadowMessage {
+  readonly node: string;
+  /** Null: no policies are tried. */
+  readonly trial: {
+    /** RFC 3339 */
+    readonly startedAt: string;
+    readonly policies: readonly string[];
+    readonly replace: boolean;
+    /** Events of flows: new ones, and those that policies denied. */
+    readonly asked: number;
+    /** Events that there was no time for, or kinds of flow too many. */
+    readonly skipped: number;
+    /** Differences beyond those that are remembered. */
+    readonly untold: number;
+  } | null;
+  /** Why what was given is ignored, or could not be compiled. */
+  readonly problem: string | null;
+  /** `before`: what was done; `after`: what the policies that are tried would have done. */
+  readonly changes: readonly PolicyChangeMessage[];
+}
+
 export interface ErrorMessage {
   readonly error: { readonly code: string; readonly message: string };
 }

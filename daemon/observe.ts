@@ -8,6 +8,7 @@ import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from 
 import type { FlowMessage, FlowsMessage } from './messages.ts';
 import { type NamedNode, type Names, createNames } from './names.ts';
 import { withInterfaces } from './object-store.ts';
+import { Shadow } from './shadow.ts';
 import { WhatIf } from './what-if.ts';
 import { formatAddress } from '../wire/address.ts';
 import { nameOf } from '../objects/types.ts';
@@ -38,10 +39,13 @@ export class Observation {
   readonly #options: ObservationOptions;
   readonly #flows: FlowLog;
   readonly #whatIf: WhatIf;
+  readonly shadow: Shadow;
 
   constructor(options: ObservationOptions) {
     this.#options = options;
+    this.shadow = new Shadow({ node: options.node, view: options.view });
     this.#flows = new FlowLog({
+      watch: () => this.shadow.tick(),
       node: options.node,
       names: () => this.names(),
       policies: () => {

@@ -4,9 +4,10 @@
  */
 import { withKind } from '../objects/set.ts';
 import { type ObjectSet, type WeftObject, nameOf } from '../objects/types.ts';
-import type { End, Flow, Surroundings, Verdict } from '../policy/reference.ts';
-import { type IpAddress, familyOf, formatAddress } from '../wire/address.ts';
+import type { Flow, Surroundings, Verdict } from '../policy/reference.ts';
+import { type IpAddress, formatAddress } from '../wire/address.ts';
 import type { FlowMessage, PolicyChangeMessage } from './messages.ts';
+import { endsOf } from './endpoints.ts';
 import { PolicyOracle } from './policy-oracle.ts';
 
 /** Flows of one kind: from whom, to whom, protocol and port. */
@@ -59,33 +60,6 @@ export function withPolicies(
   return set;
 }
 
-interface Asked {
-  readonly to: End;
-  readonly port: number | string;
-}
-
-/** Where the flow would end: itself, or the endpoints of its frontend that have an address of its family. */
-function endsOf(oracle: PolicyOracle, flow: SeenFlow): readonly Asked[] {
-  const { service } = flow.told;
-  if (!flow.isFrontend || service === null) return [{ to: flow.destination, port: flow.port }];
-  const known = oracle.objects.services.get(`${service.namespace}/${service.name}`);
-  if (known === undefined) return [];
-  const named = known.ports.find(
-    (it) =>
-      it.protocol === flow.protocol && (it.name === service.port || `${it.port}` === service.port),
-  );
-  if (named === undefined) return [];
-  const targets = oracle.targetsOf(known, flow.protocol, named.port);
-  if (typeof targets === 'string') return [];
-  const family = familyOf(flow.source);
-  return targets.flatMap(({ end, port }) => {
-    const addresses =
-      typeof end === 'string' ? (oracle.objects.pods.get(end)?.podIPs ?? []) : [end];
-    const address = addresses.find((it) => familyOf(it) === family);
-    return address === undefined ? [] : [{ to: address, port }];
-  });
-}
-
 export interface Diff {
   readonly changes: readonly PolicyChangeMessage[];
   /** Flows that were asked about. */
@@ -123,7 +97,7 @@ export function diffPolicies({ objects, policies, replace, around, flows }: Diff
   }
   const changes: PolicyChangeMessage[] = [];
   for (const flow of flows) {
-    for (const { to, port } of endsOf(before, flow)) {
+    for (const { to, port } of endsOf(before.objects, flow, flow.told.service)) {
       const asked = { from: flow.source, to, protocol: flow.protocol, port };
       const was = before.verdictOf(asked);
       const is = after.verdictOf(asked);
@@ -135,13 +109,13 @@ export function diffPolicies({ objects, policies, replace, around, flows }: Diff
 }
 
 /** Of a Service's flow: the endpoint that the change is of. */
-function backendOf(
-  { told: { service }, protocol }: SeenFlow,
-  to: End,
+export function backendOf(
+  { told: { service }, protocol }: Pick<SeenFlow, 'told' | 'protocol'>,
+  to: IpAddress,
   port: number | string,
   owners: ReadonlyMap<IpAddress, string>,
 ): PolicyChangeMessage['backend'] {
-  if (service === null || typeof to === 'string') return null;
+  if (service === null) return null;
   const [namespace = null, pod = null] = owners.get(to)?.split('/') ?? [];
   return {
     address: formatAddress(to),

@@ -7,7 +7,6 @@ import {
   type ObjectSet,
   type Pod,
   type Service,
-  type ServicePort,
   PROTOCOL_NUMBERS,
   nameOf,
 } from '../objects/types.ts';
@@ -25,6 +24,7 @@ import {
   referenceVerdict,
 } from '../policy/reference.ts';
 import { EGRESS, INGRESS, createPolicyLookup } from '../policy/table.ts';
+import { endpointsOf } from './endpoints.ts';
 import {
   type IpAddress,
   AddressError,
@@ -39,12 +39,6 @@ import {
 /** The table and the evaluator disagree: a defect, and no answer can be relied on. */
 export class PolicyMismatchError extends Error {
   readonly code = 'ERR_POLICY_MISMATCH';
-}
-
-/** One flow, or one for each endpoint of a Service. */
-export interface Target {
-  readonly end: End;
-  readonly port: number | string;
 }
 
 export interface Probe {
@@ -150,7 +144,7 @@ export class PolicyOracle {
     const service = this.serviceOf(to);
     if (service === null) return this.verdictOf({ from, to: this.endOf(to), protocol, port });
     const name = `Service ${nameOf(service)}`;
-    const targets = this.targetsOf(service, protocol, port);
+    const targets = endpointsOf(this.objects, service, protocol, port);
     if (typeof targets === 'string') {
       return { ingress: 'deny', egress: 'deny', verdict: 'deny', because: `${name} ${targets}` };
     }
@@ -174,60 +168,6 @@ export class PolicyOracle {
       verdict: denied.length === 0 ? 'allow' : 'deny',
       because: `${summary}: ${reasons.join('; ')}`,
     };
-  }
-
-  /** The ready endpoints; or why there are none. */
-  targetsOf(
-    service: Service,
-    protocol: Flow['protocol'],
-    port: number | string,
-  ): readonly Target[] | string {
-    const servicePort = service.ports.find(
-      (it) => it.protocol === protocol && (it.port === port || it.name === port),
-    );
-    if (servicePort === undefined) return `has no ${protocol} port ${port}: it is rejected`;
-    const targets = this.#slicesOf(service, servicePort) ?? this.#podsOf(service, servicePort);
-    return targets.length === 0 ? 'has no ready endpoint: it is rejected' : targets;
-  }
-
-  /** Null: there are no slices. */
-  #slicesOf({ metadata }: Service, { name, protocol }: ServicePort): readonly Target[] | null {
-    const slices = [...this.objects.endpointSlices.values()].filter(
-      (it) => it.serviceName === metadata.name && it.metadata.namespace === metadata.namespace,
-    );
-    if (slices.length === 0) return null;
-    return slices.flatMap(({ endpoints, ports }) => {
-      const found = ports.find((it) => it.name === name && it.protocol === protocol);
-      if (found === undefined) return [];
-      return endpoints
-        .filter(({ ready }) => ready)
-        .map(({ addresses }) => ({ end: addresses[0]!, port: found.port }));
-    });
-  }
-
-  #podsOf(service: Service, { protocol, targetPort }: ServicePort): readonly Target[] {
-    const { selector, metadata } = service;
-    if (selector === null) return [];
-    const wanted = Object.entries(selector);
-    return [...this.objects.pods.values()]
-      .filter(
-        (pod) =>
-          pod.metadata.namespace === metadata.namespace &&
-          pod.podIPs.length > 0 &&
-          (pod.ready || service.publishNotReadyAddresses) &&
-          !pod.terminating &&
-          pod.phase !== 'Succeeded' &&
-          pod.phase !== 'Failed' &&
-          wanted.every(
-            ([key, value]) =>
-              Object.hasOwn(pod.metadata.labels, key) && pod.metadata.labels[key] === value,
-          ),
-      )
-      .map((pod) => ({
-        end: nameOf(pod),
-        port: portNumber(this.objects, nameOf(pod), protocol, targetPort),
-      }))
-      .filter(({ port }) => port !== 0);
   }
 
   /** Of one flow as it is after a Service's translation. @throws PolicyQueryError, PolicyMismatchError */

@@ -10,6 +10,7 @@ import {
   type LiveTraceMessage,
   type PolicyChangeMessage,
   type PolicyDiffMessage,
+  type ShadowMessage,
   type TraceMessage,
   endText,
 } from './messages.ts';
@@ -241,6 +242,41 @@ export function diffText({ changes, asked, gone }: PolicyDiffMessage): string {
     ...(rows.length === 0 ? [] : [columns(CHANGE_HEAD, rows.map(changeRow))]),
     what + lost,
   ].join('\n');
+}
+
+export function shadowText({ node, trial, problem, changes }: ShadowMessage): string {
+  const rows = [
+    ['node', node],
+    [
+      'tried',
+      trial === null
+        ? 'none'
+        : `${trial.policies.length} policies${trial.replace ? ', alone' : ''}`,
+    ],
+    ...(trial?.policies.map((it) => ['', it]) ?? []),
+    ...(trial === null
+      ? []
+      : [
+          ['since', trial.startedAt],
+          ['asked', `${trial.asked} events of flows`],
+          ...(trial.skipped === 0 ? [] : [['skipped', `${trial.skipped}: there was no time`]]),
+          ['differ', `${changes.length}${trial.untold === 0 ? '' : ` and ${trial.untold} more`}`],
+        ]),
+    ...(problem === null ? [] : [['problem', problem]]),
+  ];
+  return columns([], rows);
+}
+
+export function shadowDiffText(message: ShadowMessage): string {
+  const { trial, problem, changes } = message;
+  if (trial === null)
+    return problem === null
+      ? 'no policies are tried'
+      : `ignored: ${problem}`.replaceAll(/\p{Cc}/gu, '?');
+  return diffText({ changes, asked: trial.asked, gone: 0 }).replace(
+    'kinds of flow',
+    'events of flows',
+  );
 }
 
 /** From the pods on the left to those above, by their numbers. */

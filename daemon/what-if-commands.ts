@@ -1,8 +1,18 @@
-/** `weft policy diff`: flows that other policies would treat otherwise, before they are applied. */
-import { type Flags, UsageError, ask, outputOf, printAs, textOf, textsOf } from './cli.ts';
-import type { PolicyDiffMessage, PolicyDiffRequest } from './messages.ts';
-import { ObjectsError, problemLine, readObjects } from './object-commands.ts';
-import { isPolicy } from './policy-diff.ts';
+/** `weft policy diff` and `weft shadow`: what other policies would do, before they are applied. */
+import type { CommandModule } from 'yargs';
+import {
+  type Flags,
+  OUTPUT_OPTION,
+  UsageError,
+  ask,
+  outputOf,
+  print,
+  printAs,
+  textOf,
+  textsOf,
+  withOptions,
+} from './cli.ts';
+import type { PolicyDiffMessage, PolicyDiffRequest, ShadowMessage } from './messages.ts';
 
 const warn = (line: string): void => void process.stderr.write(`weft: ${line}\n`);
 
@@ -10,6 +20,10 @@ const warn = (line: string): void => void process.stderr.write(`weft: ${line}\n`
 async function readPolicies(flags: Flags): Promise<PolicyDiffRequest['documents']> {
   const paths = textsOf(flags, 'filename');
   if (paths.length === 0) throw new UsageError('say which policies: -f FILE');
+  const [{ ObjectsError, problemLine, readObjects }, { isPolicy }] = await Promise.all([
+    import('./object-commands.ts'),
+    import('./policy-diff.ts'),
+  ]);
   const { documents, ignored } = await readObjects(paths, process.stdin);
   for (const it of ignored) warn(problemLine(it));
   const others = documents.filter(({ object }) => !isPolicy(object));
@@ -38,3 +52,51 @@ export async function policyDiff(flags: Flags): Promise<void> {
   await printAs(flags, message, async () => (await import('./tables.ts')).diffText(message));
   if (message.changes.length > 0) process.exitCode = 1;
 }
+
+/** `weft apply --shadow`: on all nodes. */
+export async function startShadow(flags: Flags): Promise<void> {
+  for (const other of ['prune', 'dry-run', 'set']) {
+    if (flags[other] !== undefined) throw new UsageError(`--shadow applies nothing: no --${other}`);
+  }
+  const request = { documents: await readPolicies(flags), replace: flags['replace'] === true };
+  const { trial, problem } = await ask<ShadowMessage>(flags, 'PUT', '/v1/shadow', request);
+  if (trial === null) throw new UsageError(problem ?? 'this node has not heard of it yet');
+  print(`${trial.policies.length} policies are tried beside those in force; see: weft shadow diff`);
+}
+
+/** Exit code 1 of `diff`: there are differences. */
+async function shadow(flags: Flags): Promise<void> {
+  const action = textOf(flags, 'action') ?? 'status';
+  if (action !== 'status' && action !== 'diff' && action !== 'stop') {
+    throw new UsageError(`weft shadow: "${action}" is none of status, diff, stop`);
+  }
+  outputOf(flags);
+  const method = action === 'stop' ? 'DELETE' : 'GET';
+  const message = await ask<ShadowMessage>(flags, method, '/v1/shadow');
+  await printAs(flags, message, async () => {
+    const { shadowDiffText, shadowText } = await import('./tables.ts');
+    if (action !== 'stop') return action === 'diff' ? shadowDiffText(message) : shadowText(message);
+    return message.trial === null ? 'no policies were tried' : 'no policies are tried any more';
+  });
+  if (action === 'diff' && message.changes.length > 0) process.exitCode = 1;
+}
+
+export const shadowCommand: CommandModule = {
+  command: 'shadow [action]',
+  describe: 'Policies that are tried beside those in force (weft apply --shadow)',
+  builder: (it) =>
+    withOptions(it, ['stateDir'])
+      .positional('action', {
+        type: 'string',
+        describe:
+          'status (if it is left out), diff: what this node saw that they would have treated ' +
+          'otherwise, or stop, on all nodes',
+      })
+      .option('output', OUTPUT_OPTION)
+      .epilogue(
+        'For example: weft apply --shadow -f new-policies/, then weft shadow diff on each node\n\n' +
+          'New flows are seen, and packets that policies denied; flows that go on are not. Exit code ' +
+          'of diff: 0 no\ndifference, 1 some.',
+      ),
+  handler: shadow,
+};

@@ -41,9 +41,9 @@ const question = z.object({
   firstSeen: z.iso.datetime(),
   lastSeen: z.iso.datetime(),
 });
-const documents = z.array(z.record(z.string(), z.unknown())).max(DOCUMENTS_MAX);
+export const documentsSchema = z.array(z.record(z.string(), z.unknown())).max(DOCUMENTS_MAX);
 const diffSchema = z.object({
-  documents,
+  documents: documentsSchema,
   replace: z.boolean(),
   flows: z.array(question).max(FLOWS_MAX).nullable(),
   since: z.string().max(40).nullable(),
@@ -51,7 +51,8 @@ const diffSchema = z.object({
 
 const PORTED: Readonly<Record<number, Protocol>> = { 6: 'TCP', 17: 'UDP', 132: 'SCTP' };
 
-function checked<T>(schema: z.ZodType<T>, body: unknown): T {
+/** @throws ApiError */
+export function checked<T>(schema: z.ZodType<T>, body: unknown): T {
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
   const text = z.prettifyError(parsed.error).replaceAll(/\s*\n\s*/g, ' ');
@@ -83,7 +84,8 @@ export function policiesOf(
   });
 }
 
-const keyOf = ({ source, destination, protocol, port, told }: PolicyEvent): string => {
+/** The same for flows of one kind. */
+export const kindKey = ({ source, destination, protocol, port, told }: PolicyEvent): string => {
   const text = (address: IpAddress): string => formatAddress(address);
   const service = told.service === null ? '' : `${told.service.namespace}/${told.service.name}`;
   return `${text(source)} ${text(destination)} ${told.protocol} ${protocol} ${port} ${service}`;
@@ -103,7 +105,7 @@ export function kindsOf(
   const kinds = new Map<string, { event: PolicyEvent; count: number; lastMs: number }>();
   const gone = new Set<string>();
   for (const event of events) {
-    const key = keyOf(event);
+    const key = kindKey(event);
     const known = kinds.get(key);
     if (known !== undefined) {
       known.count++;

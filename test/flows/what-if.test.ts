@@ -7,11 +7,12 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import type { PolicyDiffMessage } from '../../daemon/messages.ts';
-import { type Output, collect } from '../../linux/program.ts';
+import type { PolicyDiffMessage, ShadowMessage } from '../../daemon/messages.ts';
+import { type Output, collect, poll } from '../../linux/program.ts';
 import { Cluster, type Manifest, answerOf, netpol, service, slice } from '../lab/cluster.ts';
 import type { LabPod } from '../lab/lab.ts';
 import type { Prober } from '../lab/prober.ts';
+import { within } from '../overlay/pair.ts';
 
 const WEFT = join(import.meta.dirname, '..', '..', 'bin', 'weft');
 const VIP = '10.96.0.41';
@@ -121,4 +122,75 @@ test.serial('weft policy diff: of the flows that were seen, which would change',
   t.is(wrong.exitCode, 2);
   // Nothing was applied.
   t.regex(await answerOf(client.prober, tcp(web.pod.address4!, 8080), /^8080 /), /^8080 /);
+});
+
+const shadowOf = async (node: 0 | 1): Promise<ShadowMessage> =>
+  JSON.parse((await weft(node, 'shadow', '-o', 'json')).stdout) as ShadowMessage;
+
+test.serial('weft apply --shadow: tried on all nodes, told, and nothing enforced', async (t) => {
+  const candidate = await fileOf('shadow.yaml', webClosed, dbOpen);
+  const begun = await weft(0, 'apply', '--shadow', '-f', candidate);
+  t.is(begun.exitCode, 0, begun.stderr);
+  t.regex(begun.stdout, /^2 policies are tried/);
+  await poll(async () => ((await shadowOf(1)).trial === null ? undefined : true), within(5_000));
+
+  // The real traffic is as it was.
+  for (let i = 0; i < 3; i++) {
+    t.regex(await answerOf(client.prober, tcp(web.pod.address4!, 8080), /^8080 /), /^8080 /);
+    t.regex(await answerOf(client.prober, tcp(VIP, 80), /^8080 /), /^8080 /);
+  }
+  t.is(await client.prober.ask({ ...tcp(db.pod.address4!, 8080), timeoutMs: 500 }), 'nothing');
+
+  // Ingress is decided on the receiver's node: there the differences are.
+  const { changes, trial } = await poll(async () => {
+    const it = await shadowOf(1);
+    return it.changes.length === 2 ? it : undefined;
+  }, within(5_000));
+  t.is(trial!.skipped, 0);
+  const brief = changes.map(
+    ({ source, destination, before, after, afterBecause }) =>
+      `${source.pod} > ${destination.pod}: ${before} ${after}: ${afterBecause}`,
+  );
+  t.deepEqual(brief.toSorted(), [
+    'client > db: deny allow: allowed by NetworkPolicy default/db-closed ingress rule 1',
+    'client > web: allow deny: NetworkPolicy default/web-closed isolates pod default/web for ingress; no rule allows it',
+  ]);
+  t.is(changes.find(({ after }) => after === 'deny')!.count, 6);
+  t.deepEqual((await shadowOf(0)).changes, []);
+
+  const table = await weft(1, 'shadow', 'diff');
+  t.is(table.exitCode, 1);
+  t.regex(table.stdout, /allow -> deny +default\/client +default\/web +TCP\/8080 +6 /);
+  t.is((await weft(0, 'shadow', 'diff')).exitCode, 0);
+
+  t.regex((await weft(0, 'shadow', 'stop')).stdout, /not|any more/);
+  await poll(async () => ((await shadowOf(1)).trial === null ? true : undefined), within(5_000));
+  t.regex(await answerOf(client.prober, tcp(web.pod.address4!, 8080), /^8080 /), /^8080 /);
+  t.deepEqual((await shadowOf(1)).changes, []);
+});
+
+test.serial('what denies on the way to a Service is told of its endpoint', async (t) => {
+  const closed = netpol('client-closed', {
+    podSelector: { matchLabels: { app: 'client' } },
+    policyTypes: ['Egress'],
+  });
+  const opened = { ...closed, spec: { ...(closed['spec'] as object), egress: [{}] } };
+  t.is((await weft(0, 'apply', '--shadow', '-f', await fileOf('open.yaml', opened))).exitCode, 0);
+  await cluster.put(closed);
+  t.is(await answerOf(client.prober, tcp(VIP, 80), /^nothing$/), 'nothing');
+  const { changes } = await poll(async () => {
+    const it = await shadowOf(0);
+    return it.changes.length > 0 ? it : undefined;
+  }, within(5_000));
+  t.like(changes[0], {
+    before: 'deny',
+    after: 'allow',
+    service: { namespace: 'default', name: 'web', port: '80' },
+    backend: { pod: 'web', port: 8080 },
+    afterBecause: 'allowed by NetworkPolicy default/client-closed egress rule 1',
+  });
+  const line = (await weft(0, 'flows', '--verdict', 'deny', '--last', '1')).stdout;
+  t.regex(line, /service\/default\/web:80 .* NetworkPolicy default\/client-closed isolates/);
+  await weft(0, 'shadow', 'stop');
+  await cluster.remove(closed);
 });
