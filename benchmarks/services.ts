@@ -1,7 +1,8 @@
 /**
  * `npm run bench:services`: what Services and policies cost, Weft's beside kube-proxy's rules on kernel VXLAN,
  * by turns in one run, with a small set of objects (10 Services, 10 policies) and a large one (10,000 Services
- * of 10 endpoints, 1,000 policies, 5,000 pods); and Weft without flows at all (`--max-flows=0`).
+ * of 10 endpoints, 1,000 policies, 5,000 pods); and Weft without flows at all
+ * (`--max-flows=0`), and without events of them (`--flow-events=false`).
  *
  *   load      from the objects, or rules, to the first answer of a Service of the set, milliseconds
  *   connect   TCP connections to a Service, one after the other, microseconds
@@ -81,8 +82,11 @@ class Results {
       );
     }
     if ('weft.bulk.untracked' in this.#all) {
-      const ratio = this.ratio('weft.bulk.tracked', 'weft.bulk.untracked');
-      lines.push(`bulk: tracked of untracked ${ratio}`);
+      const bulkOf = (name: string): string => this.ratio('weft.bulk.tracked', `weft.bulk.${name}`);
+      lines.push(
+        `bulk: tracked of untracked ${bulkOf('untracked')}, of tracked without events ${bulkOf('silent')}`,
+        `connect p50: with events of without ${this.ratio('weft.connect.tracked.p50', 'weft.connect.silent.p50')}`,
+      );
     }
     return lines;
   }
@@ -255,6 +259,7 @@ async function main(options: Options): Promise<void> {
   for (let round = 0; round < options.rounds; round++) {
     for (const [name, flags] of thereAndBack([
       ['tracked', []],
+      ['silent', ['--flow-events=false']],
       ['untracked', ['--max-flows=0']],
     ] as const)) {
       await weft.restart(flags);
@@ -265,6 +270,9 @@ async function main(options: Options): Promise<void> {
       // The tracked one reads the whole set anew, on the processors that carry the packets.
       await weft.settled();
       results.note(`weft.bulk.${name}`, await bulk(weft, 2));
+      if (name === 'untracked') continue;
+      const { p50 } = await connects(weft, options.connects);
+      results.note(`weft.connect.${name}.p50`, p50);
     }
   }
   console.log(`iptables-${options.flavour}`);

@@ -1,5 +1,6 @@
 /** One question to the daemon on this machine, through its socket. */
-import { request } from 'node:http';
+import { type IncomingMessage, request } from 'node:http';
+import { text as readText } from 'node:stream/consumers';
 import { ApiError } from './api.ts';
 import type { ErrorMessage } from './messages.ts';
 import { stateFiles } from './state-dir.ts';
@@ -34,6 +35,34 @@ function exchange(
   });
 }
 
+function absence(stateDir: string, cause: NodeJS.ErrnoException): DaemonAbsentError {
+  const { code, message } = cause;
+  if (code === 'EACCES') {
+    return new DaemonAbsentError(`${stateDir} may only be opened by root`, { cause });
+  }
+  const why = code === 'ENOENT' || code === 'ECONNREFUSED' ? '' : ` (${message})`;
+  return new DaemonAbsentError(
+    `no weft daemon answers in ${stateDir}${why}; start one, or name its --state-dir`,
+    { cause },
+  );
+}
+
+/**
+ * An answer that comes bit by bit: its headers are there, its body is read by the caller.
+ * @throws DaemonAbsentError; ApiError with the daemon's own words
+ */
+export async function openStream(stateDir: string, path: string): Promise<IncomingMessage> {
+  const { socket: socketPath } = stateFiles(stateDir);
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    request({ socketPath, path }, resolve)
+      .on('error', (cause) => reject(absence(stateDir, cause)))
+      .end();
+  });
+  if (response.statusCode === 200) return response;
+  const { error } = JSON.parse(await readText(response)) as ErrorMessage;
+  throw new ApiError(response.statusCode ?? 0, error.code, error.message);
+}
+
 /** @throws DaemonAbsentError; ApiError with the daemon's own words */
 export async function askDaemon<T>(
   stateDir: string,
@@ -46,15 +75,7 @@ export async function askDaemon<T>(
   try {
     answer = await exchange(stateFiles(stateDir).socket, method, path, body, signal);
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    if (code === 'EACCES') {
-      throw new DaemonAbsentError(`${stateDir} may only be opened by root`, { cause });
-    }
-    const why = code === 'ENOENT' || code === 'ECONNREFUSED' ? '' : ` (${message})`;
-    throw new DaemonAbsentError(
-      `no weft daemon answers in ${stateDir}${why}; start one, or name its --state-dir`,
-      { cause },
-    );
+    throw absence(stateDir, cause as NodeJS.ErrnoException);
   }
   const said = (answer.text === '' ? undefined : JSON.parse(answer.text)) as unknown;
   if (answer.status < 400) return said as T;

@@ -48,11 +48,64 @@ export interface ApiRoute {
 export class Answer {
   readonly status: number;
   readonly body: unknown;
+  /** Null: the body is sent as JSON; else it is text of this type. */
+  readonly textType: string | null;
 
-  constructor(status: number, body: unknown) {
+  constructor(status: number, body: unknown, textType: string | null = null) {
     this.status = status;
     this.body = body;
+    this.textType = textType;
   }
+}
+
+/** Where an answer goes that comes bit by bit. */
+export interface Outlet {
+  /** @returns false where it was not taken: the reader is too slow, or gone */
+  readonly write: (bytes: Uint8Array) => boolean;
+  readonly end: () => void;
+  /** Aborted when nobody reads any more. */
+  readonly closed: AbortSignal;
+}
+
+/** An answer that goes on until it is ended, or its reader goes away. */
+export class StreamAnswer {
+  readonly contentType: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly begin: (outlet: Outlet) => void;
+
+  constructor(
+    contentType: string,
+    headers: Readonly<Record<string, string>>,
+    begin: (outlet: Outlet) => void,
+  ) {
+    this.contentType = contentType;
+    this.headers = headers;
+    this.begin = begin;
+  }
+}
+
+/** So much waits for a reader that does not read. */
+const WAITING_BYTES_MAX = 4 << 20;
+
+function stream(response: ServerResponse, { contentType, headers, begin }: StreamAnswer): void {
+  const closed = new AbortController();
+  response.once('close', () => closed.abort());
+  response.writeHead(200, {
+    'content-type': contentType,
+    'cache-control': 'no-store',
+    ...headers,
+  });
+  response.flushHeaders();
+  begin({
+    write: (bytes) => {
+      if (closed.signal.aborted || response.writableEnded) return false;
+      if (response.writableLength + bytes.length > WAITING_BYTES_MAX) return false;
+      response.write(bytes);
+      return true;
+    },
+    end: () => response.end(),
+    closed: closed.signal,
+  });
 }
 
 function matchPath(pattern: string, path: string): Record<string, string> | null {
@@ -93,10 +146,17 @@ async function readBody(request: IncomingMessage): Promise<unknown> {
   }
 }
 
-function send(response: ServerResponse, status: number, body: unknown): void {
-  const text = body === undefined ? '' : `${JSON.stringify(body)}\n`;
+function send(
+  response: ServerResponse,
+  status: number,
+  body: unknown,
+  textType: string | null = null,
+): void {
+  let text = textType === null ? `${JSON.stringify(body)}\n` : String(body);
+  if (body === undefined) text = '';
   response.writeHead(body === undefined ? 204 : status, {
-    'content-type': 'application/json',
+    'content-type': textType ?? 'application/json',
+    'x-content-type-options': 'nosniff',
     'content-length': Buffer.byteLength(text),
     'cache-control': 'no-store',
   });
@@ -104,12 +164,12 @@ function send(response: ServerResponse, status: number, body: unknown): void {
 }
 
 async function answer(
-  routes: readonly ApiRoute[],
+  { routes, onError, refuse }: ListenOptions,
   request: IncomingMessage,
   response: ServerResponse,
-  onError: (error: unknown) => void,
 ): Promise<void> {
   try {
+    refuse?.(request);
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://weft');
     const matches = routes.flatMap((route) => {
       const parts = matchPath(route.path, pathname);
@@ -122,7 +182,8 @@ async function answer(
     }
     const body = await readBody(request);
     const result = await match.route.answer({ parts: match.parts, query: searchParams, body });
-    if (result instanceof Answer) send(response, result.status, result.body);
+    if (result instanceof StreamAnswer) stream(response, result);
+    else if (result instanceof Answer) send(response, result.status, result.body, result.textType);
     else send(response, 200, result);
   } catch (error) {
     let status = 500;
@@ -140,6 +201,8 @@ export interface ListenOptions {
   readonly routes: readonly ApiRoute[];
   /** A route failed in a way it does not name. */
   readonly onError: (error: unknown) => void;
+  /** Before anything else of a request is looked at. @throws ApiError */
+  readonly refuse?: (request: IncomingMessage) => void;
 }
 
 /**
@@ -161,8 +224,12 @@ export function createLimitedServer(onRequest: RequestListener, headersMs = 5_00
   return server;
 }
 
-const serverOf = ({ routes, onError }: ListenOptions): Server =>
-  createLimitedServer((request, response) => void answer(routes, request, response, onError));
+export const listenerOf =
+  (options: ListenOptions): RequestListener =>
+  (request, response) =>
+    void answer(options, request, response);
+
+const serverOf = (options: ListenOptions): Server => createLimitedServer(listenerOf(options));
 
 /** Until it is disposed of. Without a host: on all addresses, of both families where there are both. */
 export async function listen(

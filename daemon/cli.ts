@@ -107,7 +107,7 @@ export const OUTPUT_OPTION = {
   describe: 'table (if it is left out), yaml or json',
 } as const;
 
-/** @throws UsageError */
+/** Before anything is asked. @throws UsageError */
 export function outputOf(flags: Flags): 'table' | 'yaml' | 'json' {
   const output = textOf(flags, 'output') ?? 'table';
   if (output === 'table' || output === 'yaml' || output === 'json') return output;

@@ -204,6 +204,8 @@ export function parseOffloads(text: string): Offloads {
   return offloads as unknown as Offloads;
 }
 
+export const offloadName = (rung: keyof Offloads): string => RUNGS[rung].name;
+
 /** `tun-tso, batch`; the names of the rungs in use, or `none`. */
 export const formatOffloads = (offloads: Offloads): string =>
   rungs
@@ -238,6 +240,16 @@ function parseStateDir(text: string): string {
   // sun_path holds 108 bytes with the closing zero; the API's socket lies in this directory.
   if (Buffer.byteLength(path) > 90) throw new ConfigError(`"${text}" is longer than 90 bytes`);
   return path;
+}
+
+/** `127.0.0.1:8476`, `[::1]:8476`. */
+function parseEndpoint(text: string): { readonly address: IpAddress; readonly port: number } {
+  const [, bracketed, plain, port = ''] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
+  const address = bracketed ?? plain;
+  if (address === undefined) {
+    throw new ConfigError(`"${text}" is no address and port, as 127.0.0.1:8476`);
+  }
+  return { address: parseAddress(address), port: parseInteger(1, 65_535)(port) };
 }
 
 /** Every option, in the order help and docs show. `parse('')` of an unset default must not throw. */
@@ -401,6 +413,12 @@ export const OPTIONS = {
     description:
       'what a changed policy does to flows that were allowed: strict ends them, loose does not',
   }),
+  flowEvents: option({
+    kind: 'boolean',
+    text: 'true',
+    parse: parseBoolean,
+    description: 'tell of flows that begin and packets that are dropped (weft flows)',
+  }),
   flowFile: option({
     kind: 'string',
     text: '/run/weft/flows',
@@ -429,14 +447,27 @@ export const OPTIONS = {
     kind: 'string',
     text: '0.0.0.0',
     parse: (text): IpAddress => parseAddress(text),
-    description: 'address of the health check',
+    description: 'address on which health and metrics are told',
   }),
   healthzPort: option({
     kind: 'number',
     text: '0',
     textMeans: 'off',
     parse: parseInteger(0, 65_535),
-    description: 'port of the health check, GET /healthz',
+    description: 'port of /livez, /healthz, /readyz and /metrics',
+  }),
+  clusterPort: option({
+    kind: 'number',
+    text: '8475',
+    parse: parseInteger(0, 65_535),
+    description:
+      "port on which daemons ask one another, on the overlay's own addresses; 0: they do not",
+  }),
+  uiListen: option({
+    kind: 'string',
+    text: '127.0.0.1:8476',
+    parse: optional(parseEndpoint),
+    description: 'address and port of the page on the cluster; "" for none',
   }),
   stateDir: option({
     kind: 'string',

@@ -232,6 +232,24 @@ test.serial(
     t.deepEqual(await health('/healthz'), { status: 200, body: ok });
     t.deepEqual(await health('/readyz'), { status: 200, body: ok });
     t.is((await health('/v1/status')).status, 404);
+    t.deepEqual(await health('/livez'), { status: 200, body: 'ok' });
+    const checks = ['packet-path', 'lease', 'peers', 'host', 'objects', 'store'];
+    const verbose = [...checks.map((it) => `[+]${it} ok`), 'readyz check passed'].join('\n');
+    t.deepEqual(await health('/readyz?verbose'), { status: 200, body: verbose });
+    const { status, body: metrics } = await health('/metrics');
+    t.is(status, 200);
+    for (const line of [
+      'weft_ready 1',
+      'weft_store_up 1',
+      'weft_lease_held 1',
+      'weft_flows_max 262144',
+      'weft_drops_total{reason="policyEgress",direction="egress"} 0',
+      'weft_host_drops_total{reason="vxlanFromPod"} 0',
+      'weft_offload_in_use{offload="batch"} 1',
+    ]) {
+      t.true(metrics.includes(`\n${line}\n`), line);
+    }
+    t.regex(metrics, /^weft_lease_left_seconds 8[0-9]{4}\.?[0-9]*$/m);
 
     // Leases.
     const { leases } = await ask<LeasesMessage>('lease', 'list');
@@ -377,6 +395,11 @@ test.serial(
     const { status, body } = await health('/healthz');
     t.is(status, 503);
     t.true(body.includes('no network config'), body);
+    t.deepEqual(await health('/livez'), { status: 200, body: 'ok' });
+    const verbose = await health('/readyz?verbose');
+    t.is(verbose.status, 503);
+    t.regex(verbose.body, /^\[-\]store failed: no network config: /m);
+    t.regex((await health('/metrics')).body, /^weft_store_up 0$/m);
     t.is((await weft('lease', 'list', ...common)).exitCode, 1);
     t.deepEqual(await traces(), before);
     t.is(await daemon.stop('SIGTERM'), 0);
@@ -399,6 +422,12 @@ test.serial('an etcd that ends by itself is started again', async (t) => {
     AbortSignal.timeout(5_000),
   );
   t.is((await health('/healthz')).status, 200);
+  t.deepEqual(await health('/livez'), { status: 200, body: 'ok' });
+  const { status, body } = await health('/readyz?verbose');
+  if (status === 503) {
+    t.regex(body, /^\[\+\]lease ok\n[^]*^\[-\]store failed: etcd: /m);
+    t.true(body.endsWith('readyz check failed'));
+  }
   await poll(async () => {
     const now = await collect(['pgrep', '-f', `^[^ ]*etcd .*data-dir=${stateDir}/etcd`]);
     const alive = now.stdout.trim() !== '' && Number(now.stdout.trim()) !== pid;

@@ -19,7 +19,9 @@ import type { Dataplane, DataplaneEvent } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
-import { Answer, ApiError, type ApiRoute, listenOnSocket, listenOnTcp } from './api.ts';
+import { ApiError, type ApiRoute, listenOnSocket } from './api.ts';
+import { Captures } from './capture.ts';
+import { ClusterNode, type NodeState } from './cluster-node.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
@@ -31,7 +33,15 @@ import {
   type Tables,
   compileTables,
 } from './objects.ts';
+import {
+  type HealthSubject,
+  type Readiness,
+  checksOf,
+  listenForHealth,
+  reasonsOf,
+} from './health.ts';
 import { HealthCheckServers } from './health-checks.ts';
+import type { Reading } from './metrics.ts';
 import { PolicyCompiler } from '../policy/compile.ts';
 import { ServiceCompiler } from '../service/compile.ts';
 import { ServiceHost } from './service-host.ts';
@@ -62,10 +72,13 @@ import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
+import { isLoopback, openPage, pageToken, urlHost } from './page-server.ts';
 import { requireProgram } from './programs.ts';
 import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
+import { LiveTraces } from './live-trace.ts';
+import { type TracePlace, Traces } from './trace.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
@@ -185,10 +198,21 @@ class NodeDaemon {
   } | null = null;
 
   readonly #observation: Observation;
+  readonly #captures: Captures;
+  readonly #cluster: ClusterNode;
 
   constructor(config: Config, underlay: Underlay, log: Log) {
     this.#config = config;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
+    this.#captures = new Captures({
+      node: config.nodeName,
+      interfaceName: config.tunName,
+      rings: () => this.#dataplane?.captures ?? null,
+      view: () => this.#view(),
+      names: () => this.#observation.names(),
+      nodes: () => this.#observation.nodes(),
+      underlay: () => [underlay.address4, underlay.address6].filter((it) => it !== null),
+    });
     this.#underlay = underlay;
     this.#log = log;
     this.#objects =
@@ -202,6 +226,21 @@ class NodeDaemon {
             }),
             onChange: () => this.#publish(),
           });
+    this.#cluster = new ClusterNode({
+      port: config.clusterPort,
+      state: () => this.#nodeState(),
+      view: () => this.#view(),
+      inputs: () => this.#explainInputs(),
+      peers: () => this.#peers,
+      dataplane: () => this.#dataplane,
+      observation: this.#observation,
+      routes: this.#sharedRoutes(),
+      onError: (err) => log.error({ err }, 'a question of another node was not answered'),
+      onProblem: (err) => {
+        if (err === null) log.info('nodes of this cluster can ask one another');
+        else log.warn({ err }, 'nodes of this cluster cannot ask one another; trying again');
+      },
+    });
   }
 
   async run(stop: AbortSignal): Promise<void> {
@@ -209,15 +248,21 @@ class NodeDaemon {
     const signal = AbortSignal.any([stop, this.#ending.signal]);
     await using open = new AsyncDisposableStack();
     open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
-    await this.#listenHealthz(open);
+    open.use(
+      await listenForHealth(this.#config, this.#healthSubject(), (err) =>
+        this.#log.error({ err }, 'a question about health was not answered'),
+      ),
+    );
     open.use(this.#healthChecks);
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
     open.use(this.#netlink);
+    open.use(this.#cluster);
     open.defer(() => this.#retainedFile?.idle());
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
+    await this.#openPage(open);
     try {
       if (this.#objects !== null) await this.#openRetained();
       await this.#openPods(open);
@@ -299,35 +344,57 @@ class NodeDaemon {
     return this.#reasons()[0] ?? 'the daemon is starting';
   }
 
-  async #listenHealthz(open: AsyncDisposableStack): Promise<void> {
-    const { healthzIp, healthzPort } = this.#config;
-    if (healthzPort === 0) return;
-    const check = (path: string, isGood: () => boolean): ApiRoute => ({
-      method: 'GET',
-      path,
-      answer: () => {
-        const good = isGood();
-        const reasons = this.#reasons();
-        const status = good ? 'ok' : 'unavailable';
-        const objects = this.#objectsMessage();
-        const counts = objects && { ...objects, problems: objects.problems.length };
-        const body = { status, ready: reasons.length === 0, reasons, objects: counts };
-        return new Answer(good ? 200 : 503, body);
-      },
-    });
-    const routes = [
-      check('/healthz', () => this.#forwarding()),
-      check('/readyz', () => this.#reasons().length === 0),
-    ];
-    const onError = (err: unknown): void => this.#log.error({ err }, 'health check failed');
-    const host = formatAddress(healthzIp);
+  /** For those who watch the node. */
+  #healthSubject(): HealthSubject {
+    return {
+      forwarding: () => this.#forwarding(),
+      readiness: () => this.#readiness(),
+      objects: () => this.#objectsMessage(),
+      dataplane: () => this.#dataplane,
+      reading: () => this.#reading(),
+    };
+  }
+
+  #reading(): Reading {
+    const { nodeName: node, workers, maxFlows } = this.#config;
+    const dataplane = this.#dataplane;
+    const state = this.#keeper?.state;
+    return {
+      node,
+      version: VERSION,
+      startedAtMs: Date.parse(this.#startedAt),
+      forwarding: this.#forwarding(),
+      checks: checksOf(this.#readiness()),
+      leaseLeftS: state?.kind === 'held' ? (state.deadlineMs - bootTimeMs()) / 1000 : null,
+      peers: this.#peers?.length ?? 0,
+      probes: null,
+      pods: this.#pods?.attachments.length ?? 0,
+      objects: this.#objectsMessage(),
+      workers,
+      maxFlows,
+      offloads: dataplane?.offloads ?? null,
+      counters: dataplane?.counters() ?? null,
+      dropsIn: dataplane?.dropsIn() ?? null,
+      generations: dataplane?.generations() ?? null,
+      eventsLost: this.#observation.eventsLost,
+    };
+  }
+
+  /** A node without its page is a node all the same. */
+  async #openPage(open: AsyncDisposableStack): Promise<void> {
+    const { uiListen, stateDir } = this.#config;
+    if (uiListen === null) return;
+    const { address, port } = uiListen;
+    const url = `http://${urlHost(formatAddress(address))}:${port}/`;
+    const onError = (err: unknown): void => this.#log.error({ err }, 'the page was not served');
+    const routes = this.#cluster.routes();
+    const tokenFile = isLoopback(address) ? null : stateFiles(stateDir).pageToken;
     try {
-      open.use(await listenOnTcp(host, healthzPort, { routes, onError }));
-    } catch (cause) {
-      const { code } = cause as NodeJS.ErrnoException;
-      throw new ConfigError(`--healthz-port: cannot listen on ${host} ${healthzPort} (${code})`, {
-        cause,
-      });
+      const token = tokenFile === null ? null : await pageToken(tokenFile);
+      open.use(await openPage({ address, port, token, routes, onError }));
+      this.#log.info({ url, tokenFile }, 'the page on the cluster');
+    } catch (err) {
+      this.#log.error({ err: err as Error, url }, 'there is no page; see --ui-listen');
     }
   }
 
@@ -356,6 +423,7 @@ class NodeDaemon {
     const store = open.use(await openStore(config, this.#etcd));
     this.#store = store;
     this.#publishPods(store, open);
+    void this.#cluster.api.learnToken(store, config.etcdPrefix, signal);
     if (this.#etcd !== null && (await writeFirstConfig(store, config, signal))) {
       const { network, ipv6Network } = config;
       log.info(
@@ -410,10 +478,16 @@ class NodeDaemon {
               maxFlows: config.maxFlows,
               loose: config.established === 'loose',
             },
+      events: config.flowEvents,
       report,
     });
-    open.defer(() => dataplane.stop());
+    open.defer(async () => {
+      // Pods and addresses may still change while the rest ends; its descriptors are gone by then.
+      this.#dataplane = null;
+      await dataplane.stop();
+    });
     open.use(this.#observation.follow(dataplane));
+    open.use(this.#captures);
     this.#dataplane = dataplane;
     this.#publish();
     this.#markNode();
@@ -678,6 +752,21 @@ class NodeDaemon {
     };
   }
 
+  #tracePlace(): TracePlace {
+    const { tunName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const { network, mtuBytes } = this.#fixed ?? {};
+    const networks = [network?.ipv4?.network, network?.ipv6?.network];
+    return {
+      tunName,
+      mtuBytes: mtuBytes ?? null,
+      directRouting: this.#directRouting(),
+      isForwarding: this.#forwarding(),
+      networks: networks.filter((it) => it !== undefined),
+      serviceNetworks,
+      externalIpBlocks,
+    };
+  }
+
   #compile(objects: ObjectSet, { pods, nodeAddresses }: NodeView): Tables {
     const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
     const own = this.#ownPodObjects(pods);
@@ -842,6 +931,7 @@ class NodeDaemon {
     // Not awaited: it asks for a pass of its own.
     void this.#bury();
     this.#hostApplied = true;
+    this.#cluster.update(state.lease);
     this.#publish();
     const ip = [...plan.ip, ...plan.rules4, ...plan.rules6];
     if (ip.length + plan.sysctls.length === 0 && plan.ruleset === null) return result;
@@ -924,24 +1014,27 @@ class NodeDaemon {
   }
 
   #reasons(): readonly string[] {
-    const reasons: string[] = [];
+    return reasonsOf(this.#readiness());
+  }
+
+  #readiness(): Readiness {
     const state = this.#keeper?.state;
-    if (this.#dataplane === null) reasons.push(this.#stage);
-    else if (state?.kind === 'lost') {
-      reasons.push(`lease ${state.lease.key} is lost: ${state.reason.message}`);
-    } else if (state?.kind !== 'held') reasons.push('no subnet leased');
-    else if (this.#peers === null) reasons.push('peers have not been listed yet');
-    else if (!this.#hostApplied) reasons.push('routes and rules are not set yet');
-    else if (!this.#knowsObjects()) {
-      reasons.push('policies and Services have not been listed yet');
-    }
-    if (this.#objectFailure !== '') {
-      reasons.push(`policies and Services stay as they were: ${this.#objectFailure}`);
-    }
-    if (this.#hostProblem !== null) reasons.push(`host state: ${this.#hostProblem.message}`);
     const interruption = this.#interruption ?? this.#objectInterruption;
-    if (interruption !== null) reasons.push(`etcd: ${interruption.message}`);
-    return reasons;
+    let lease = state?.kind === 'held' ? null : 'no subnet leased';
+    if (state?.kind === 'lost') {
+      lease = `lease ${state.lease.key} is lost: ${state.reason.message}`;
+    }
+    return {
+      packetPath: this.#dataplane === null ? this.#stage : null,
+      lease,
+      arePeersKnown: this.#peers !== null,
+      isHostApplied: this.#hostApplied,
+      hostProblem: this.#hostProblem?.message ?? null,
+      areObjectsKnown: this.#knowsObjects(),
+      objectFailure: this.#objectFailure === '' ? null : this.#objectFailure,
+      store: interruption?.message ?? null,
+      firstAnswer: this.#fixed === null ? this.#stage : null,
+    };
   }
 
   #isOwn(lease: Pick<NodeLease, 'publicIp4' | 'publicIp6'>): boolean {
@@ -953,27 +1046,42 @@ class NodeDaemon {
     );
   }
 
-  async #status(): Promise<StatusMessage> {
-    const { nodeName: node, etcdEndpoints, tunName } = this.#config;
-    const fixed = this.#fixed;
+  #explainInputs() {
+    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
+    const { objects, nodeAddresses } = this.#view();
+    return objects && { objects, nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
+  }
+
+  #nodeState(): NodeState {
     const state = this.#keeper?.state;
     const reasons = this.#reasons();
-    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
-    const refused = Object.fromEntries(
-      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
-    );
     const endsInS =
       state?.kind === 'held' && Number.isFinite(state.deadlineMs)
         ? Math.round((state.deadlineMs - bootTimeMs()) / 1000)
         : null;
     return {
-      node,
+      node: this.#config.nodeName,
       version: VERSION,
-      pid: process.pid,
       startedAt: this.#startedAt,
       forwarding: this.#forwarding(),
       ready: reasons.length === 0,
       reasons,
+      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      pods: this.#pods?.attachments.length ?? 0,
+    };
+  }
+
+  async #status(): Promise<StatusMessage> {
+    const { etcdEndpoints, tunName } = this.#config;
+    const fixed = this.#fixed;
+    const { lease, pods, ...state } = this.#nodeState();
+    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
+    const refused = Object.fromEntries(
+      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
+    );
+    return {
+      ...state,
+      pid: process.pid,
       etcd: {
         endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
         own: this.#etcd !== null,
@@ -993,9 +1101,9 @@ class NodeDaemon {
         ipv6Network: cidrText(fixed.network.ipv6?.network),
         directRouting: this.#directRouting(),
       },
-      lease: state?.kind === 'held' ? { ...leaseMessage(state.lease, true), endsInS } : null,
+      lease,
       peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
-      pods: this.#pods?.attachments.length ?? 0,
+      pods,
       objects: this.#objectsMessage(),
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
       counters: { ...this.#dataplane?.counters(), ...refused },
@@ -1009,11 +1117,23 @@ class NodeDaemon {
       throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
     };
     const ranges = { clusterIps };
+    const traces = new Traces({
+      node: this.#config.nodeName,
+      view: () => this.#view(),
+      nodes: () => this.#observation.nodes(),
+      tables: () => this.#published?.tables ?? null,
+      place: () => this.#tracePlace(),
+    });
+    const attachments = () => this.#pods?.attachments ?? [];
+    const live = new LiveTraces({ traces, captures: this.#captures, attachments });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
-      ...this.#observation.routes(),
-      ...this.#observation.shadow.routes(store, prefix),
-      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
+      ...this.#observation.whatIfRoutes(store, prefix),
+      ...this.#captures.routes(),
+      ...traces.routes(),
+      ...live.routes(),
+      ...this.#sharedRoutes(),
+      ...this.#cluster.routes(),
       {
         method: 'POST',
         path: '/v1/cni',
@@ -1038,6 +1158,14 @@ class NodeDaemon {
         answer: ({ parts, query }) =>
           this.#releaseLease(parts['which'] ?? '', query.get('reservations') === 'true'),
       },
+    ];
+  }
+
+  /** What other nodes may ask as well: nothing of it changes anything. */
+  #sharedRoutes(): readonly ApiRoute[] {
+    return [
+      ...this.#observation.routes(),
+      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
     ];
   }
 

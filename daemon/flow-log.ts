@@ -43,6 +43,8 @@ import type { Names, ServiceName } from './names.ts';
 /** Events that are remembered, 128 bytes each and their names. */
 const HISTORY = 65_536;
 export const READ_EVERY_MS = 100;
+/** An explanation is not looked for again. */
+const EXPLAINED_MS = 500;
 const LIMIT_DEFAULT = 1000;
 const LIMIT_MAX = 10_000;
 
@@ -275,6 +277,9 @@ export class FlowLog {
   #count = 0;
   #lost = 0;
   readonly #run = randomUUID();
+  /** Many events have one reason. */
+  readonly #explained = new Map<string, string | null>();
+  #explainedAtMs = -Infinity;
   #arrived = Promise.withResolvers<void>();
 
   constructor(options: FlowLogOptions) {
@@ -365,6 +370,9 @@ export class FlowLog {
     const { reason, source, destination, backend } = event;
     const isDenied = reason === 'policyEgress' || reason === 'policyIngress';
     if ((reason !== null && !isDenied) || source === null || destination === null) return null;
+    // Of a flow that went on when policies changed: perhaps an answer, and no beginning.
+    const isTcp = event.protocol === 'TCP';
+    if (isDenied && isTcp && (event.tcpFlags & (TCP_SYN | TCP_ACK)) !== TCP_SYN) return null;
     const told = this.#message(event, named, null);
     const isFrontend = backend === null && named.service !== null && named.destination === null;
     const protocol = withPorts(event.protocol);
@@ -450,6 +458,21 @@ export class FlowLog {
   #because(event: Event, named: Named): string | null {
     const { reason, source, destination, protocol, destinationPort } = event;
     if (reason !== 'policyEgress' && reason !== 'policyIngress') return null;
+    const now = performance.now();
+    if (now - this.#explainedAtMs > EXPLAINED_MS) {
+      this.#explained.clear();
+      this.#explainedAtMs = now;
+    }
+    const key = `${source} ${destination} ${protocol} ${destinationPort}`;
+    let because = this.#explained.get(key);
+    if (because === undefined) {
+      because = this.#explain(event, named);
+      this.#explained.set(key, because);
+    }
+    return because;
+  }
+
+  #explain({ source, destination, protocol, destinationPort }: Event, named: Named): string | null {
     const policies = this.#options.policies();
     if (policies === null || source === null || destination === null) return null;
     const { objects, around } = policies;

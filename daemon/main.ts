@@ -34,6 +34,8 @@ import {
   textsOf,
   withOptions,
 } from './cli.ts';
+import { capture, withCaptureOptions } from './capture-command.ts';
+import { trace, withTraceOptions } from './trace-command.ts';
 import { flowsCommand } from './flow-commands.ts';
 import { policyDiff, shadowCommand, startShadow } from './what-if-commands.ts';
 import { VERSION } from './version.ts';
@@ -49,6 +51,7 @@ const REFUSALS = new Set([
   'ERR_OBJECTS',
   'ERR_POLICY_QUERY',
   'ERR_FILTER',
+  'ERR_TRACE',
   'ERR_OBJECT',
 ]);
 
@@ -178,6 +181,7 @@ const policy = (flags: Flags): Promise<void> =>
     if (action !== 'verdict' && action !== 'matrix') {
       throw new UsageError(`weft policy: "${action}" is none of verdict, matrix, diff`);
     }
+    outputOf(flags);
     const paths = textsOf(flags, 'filename');
     if (paths.length === 0) throw new UsageError('say which objects: -f FILE');
     const { answerPolicyQuestion } = await import('./policy-cli.ts');
@@ -289,6 +293,7 @@ async function logs(flags: Flags): Promise<void> {
 
 const COMMANDS = [
   'apply',
+  'capture',
   'daemon',
   'cleanup',
   'cni',
@@ -301,6 +306,7 @@ const COMMANDS = [
   'policy',
   'shadow',
   'status',
+  'trace',
 ];
 
 /** Yargs's complaint, with the word it was likely meant to be. */
@@ -632,6 +638,12 @@ async function main(args: readonly string[]): Promise<void> {
       policy,
     )
     .command(
+      'capture',
+      'Packets of this node, with what was decided about each: in lines, or as a file',
+      withCaptureOptions,
+      capture,
+    )
+    .command(
       'status',
       'What the daemon on this machine does: lease, peers, offloads, counters',
       (it) => withOptions(it, ['stateDir']).option('output', OUTPUT_OPTION),
@@ -640,6 +652,12 @@ async function main(args: readonly string[]): Promise<void> {
     )
     .command(flowsCommand)
     .command(shadowCommand)
+    .command(
+      'trace',
+      'The way of a packet from a pod, stage by stage on both nodes, and where it would end',
+      withTraceOptions,
+      trace,
+    )
     .command(
       'logs [file]',
       "Make the daemon's log readable, from a file or stdin",
@@ -679,6 +697,14 @@ async function main(args: readonly string[]): Promise<void> {
         'port',
         'protocol',
         'probes',
+        'write',
+        'pod',
+        'peer',
+        'outer',
+        'snaplen',
+        'count',
+        'duration',
+        'live',
         'follow',
         'verdict',
         'reason',

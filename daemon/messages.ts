@@ -98,7 +98,7 @@ export interface FlowMessage {
   /** Where it was seen. */
   readonly node: string;
   readonly verdict: 'forwarded' | 'dropped';
-  /** A drop reason (docs/packet-path.md), or null. */
+  /** A drop reason (docs/drop-reasons.md), or null. */
   readonly reason: string | null;
   /** egress: from a pod, the node or a client; ingress: from another node. */
   readonly direction: 'egress' | 'ingress';
@@ -131,6 +131,69 @@ export interface FlowsMessage {
   /** Another one: another daemon, which counts anew. */
   readonly run: string;
   /** Events since the daemon began that nobody will see: they came faster than they were read. */
+  readonly lost: number;
+}
+
+/** One thing that is decided about a packet, or happens to it. */
+export interface TraceStage {
+  readonly node: string;
+  readonly stage: 'pod' | 'tun' | 'service' | 'egress' | 'route' | 'receive' | 'ingress' | 'node';
+  readonly outcome: 'passes' | 'dropped';
+  /** A drop reason (docs/packet-path.md), or null. */
+  readonly reason: string | null;
+  readonly text: string;
+}
+
+/** One way that the packet may take: a Service has one for each endpoint. */
+export interface TracePath {
+  /** The endpoint, or null. */
+  readonly backend: string | null;
+  readonly arrives: boolean;
+  /** In order, up to the one that drops. */
+  readonly stages: readonly TraceStage[];
+}
+
+/** GET /v1/trace */
+export interface TraceMessage {
+  readonly from: string;
+  readonly to: string;
+  readonly protocol: string;
+  readonly port: number | null;
+  /** By every path. */
+  readonly arrives: boolean;
+  readonly paths: readonly TracePath[];
+}
+
+/** A packet of a live trace, as it passed on this node. */
+export interface SightingMessage {
+  /** Since it was sent, milliseconds. */
+  readonly atMs: number;
+  readonly direction: 'egress' | 'ingress';
+  readonly source: string | null;
+  readonly destination: string | null;
+  readonly reason: string | null;
+  /** What was decided. */
+  readonly text: string;
+}
+
+/** POST /v1/trace/live */
+export interface LiveTraceMessage {
+  /** What was to be expected. */
+  readonly trace: TraceMessage;
+  readonly seen: readonly SightingMessage[];
+  /** SYN-ACK, RST, datagram, echo reply, an ICMP error; or null. */
+  readonly answer: string | null;
+  /** `not seen`: it did not come out of the TUN; `no answer`: it left this node, and that is all. */
+  readonly outcome: 'answered' | 'refused' | 'dropped' | 'no answer' | 'not seen';
+}
+
+/** Header of the answer to GET /v1/capture, a stream of pcapng: DELETE /v1/capture/ID ends it. */
+export const CAPTURE_ID = 'weft-capture';
+
+/** DELETE /v1/capture/:id */
+export interface CaptureMessage {
+  readonly captured: number;
+  /** They came faster than they were read, by the daemon or the client. */
   readonly lost: number;
 }
 
@@ -202,6 +265,123 @@ export interface ShadowMessage {
   readonly problem: string | null;
   /** `before`: what was done; `after`: what the policies that are tried would have done. */
   readonly changes: readonly PolicyChangeMessage[];
+}
+
+/** From this node to a peer and back, measured by datagrams through the overlay. */
+export interface LinkMessage {
+  /** The peer's lease. */
+  readonly key: string;
+  /** Median of the answered ones; null: none was. */
+  readonly rttMs: number | null;
+  /** Of the last minute or so; what may still be answered does not count. */
+  readonly sent: number;
+  readonly answered: number;
+}
+
+/** What a node carried between two looks at its counters, by the second. */
+export interface RateMessage {
+  readonly timeMs: number;
+  /** VXLAN to peers and from them. */
+  readonly outBytes: number;
+  readonly inBytes: number;
+  readonly drops: number;
+}
+
+/** One end of what the service map shows. */
+export interface PlaceMessage {
+  readonly kind: 'workload' | 'service' | 'node' | 'outside';
+  /** `namespace/name`, a node's name, or an address of nobody's. */
+  readonly name: string;
+}
+
+/** Flows that began, and packets that were dropped, between two places, in the last minutes. */
+export interface EdgeMessage {
+  readonly from: PlaceMessage;
+  readonly to: PlaceMessage;
+  readonly forwarded: number;
+  readonly dropped: number;
+}
+
+/** Drops of one kind, in the last minutes. */
+export interface DropMessage {
+  readonly reason: string;
+  /** The policy and rule, where it is one. */
+  readonly because: string | null;
+  readonly count: number;
+  /** The newest of them. */
+  readonly last: FlowMessage;
+}
+
+export interface TimelineMessage {
+  /** RFC 3339, milliseconds. */
+  readonly time: string;
+  readonly node: string;
+  readonly kind: 'node' | 'lease' | 'peer' | 'policy' | 'service' | 'drops';
+  readonly text: string;
+}
+
+/** GET /v1/node: one node, as the page shows it. */
+export interface NodeMessage {
+  readonly node: string;
+  readonly version: string;
+  readonly startedAt: string;
+  readonly forwarding: boolean;
+  readonly ready: boolean;
+  readonly reasons: readonly string[];
+  readonly lease: StatusMessage['lease'];
+  readonly pods: number;
+  readonly links: readonly LinkMessage[];
+  readonly rates: readonly RateMessage[];
+  readonly edges: readonly EdgeMessage[];
+  readonly drops: readonly DropMessage[];
+  readonly timeline: readonly TimelineMessage[];
+}
+
+/** A node of GET /v1/cluster. What it told of flows and events is joined with the others'. */
+export interface ClusterNodeMessage extends LeaseMessage {
+  /** As it calls itself; the key of its lease, where it does not answer. */
+  readonly name: string;
+  readonly answer: Omit<NodeMessage, 'edges' | 'drops' | 'timeline'> | null;
+  /** Why there is no answer. */
+  readonly problem: string | null;
+}
+
+/** GET /v1/cluster */
+export interface ClusterMessage {
+  /** RFC 3339, milliseconds. */
+  readonly time: string;
+  /** Who asked the others. */
+  readonly node: string;
+  /** Itself first, then by name. */
+  readonly nodes: readonly ClusterNodeMessage[];
+  /** Most first, at most some hundreds. */
+  readonly edges: readonly EdgeMessage[];
+  readonly drops: readonly DropMessage[];
+  /** Newest first. */
+  readonly timeline: readonly TimelineMessage[];
+}
+
+/** GET /v1/cluster/flows: of all nodes that answer, oldest first. */
+export interface ClusterFlowsMessage {
+  readonly flows: readonly FlowMessage[];
+  /** Nodes that did not answer. */
+  readonly absent: readonly string[];
+}
+
+/** GET /v1/explain */
+export interface ExplainMessage {
+  readonly from: string;
+  readonly to: string;
+  readonly protocol: string;
+  readonly port: number | string;
+  /** partly: it depends on which endpoint of the Service is chosen. */
+  readonly verdict: 'allow' | 'deny' | 'partly';
+  /** In the order in which a packet meets them. */
+  readonly steps: readonly {
+    readonly what: string;
+    readonly verdict: 'allow' | 'deny';
+    readonly because: string;
+  }[];
 }
 
 export interface ErrorMessage {

@@ -2,10 +2,11 @@
 import type { NodeLease } from '../ipam/types.ts';
 import type { ObjectSet, Pod } from '../objects/types.ts';
 import type { Dataplane } from '../overlay/types.ts';
+import type { Store } from '../store/store.ts';
 import type { IpAddress } from '../wire/address.ts';
 import type { ApiRoute } from './api.ts';
-import { FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
-import type { FlowsMessage } from './messages.ts';
+import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
+import type { FlowMessage, FlowsMessage } from './messages.ts';
 import { type NamedNode, type Names, createNames } from './names.ts';
 import { withInterfaces } from './object-store.ts';
 import { Shadow } from './shadow.ts';
@@ -72,18 +73,22 @@ export class Observation {
     return { [Symbol.dispose]: () => clearInterval(timer) };
   }
 
+  /** Events since the start that nobody will see. */
+  get eventsLost(): number {
+    return this.#flows.lost;
+  }
+
+  recent(filter: FlowFilter): readonly FlowMessage[] {
+    return this.#flows.query(filter).flows;
+  }
+
   names(): Names {
-    const { objects, nodeAddresses, lease, peers } = this.#options.view();
-    return createNames(objects, this.nodes(nodeAddresses, lease, peers));
+    return createNames(this.#options.view().objects, this.nodes());
   }
 
   /** Leases name no nodes: a Node object that has the address does, else the address is the name. */
-  nodes(
-    nodeAddresses: readonly IpAddress[],
-    lease: NodeLease | null,
-    peers: readonly NodeLease[],
-  ): readonly NamedNode[] {
-    const { objects } = this.#options.view();
+  nodes(): readonly NamedNode[] {
+    const { objects, nodeAddresses, lease, peers } = this.#options.view();
     const known = new Map<IpAddress, string>();
     for (const { metadata, addresses } of objects?.nodes.values() ?? []) {
       for (const it of addresses) known.set(it, metadata.name);
@@ -109,9 +114,13 @@ export class Observation {
     ];
   }
 
+  /** For this node's operators alone: they cost time, and change what all nodes do. */
+  whatIfRoutes(store: () => Store, prefix: string): readonly ApiRoute[] {
+    return [...this.#whatIf.routes(), ...this.shadow.routes(store, prefix)];
+  }
+
   routes(): readonly ApiRoute[] {
     return [
-      ...this.#whatIf.routes(),
       {
         method: 'GET',
         path: '/v1/flows',

@@ -6,6 +6,7 @@
  *     deleted/      pods deleted while no daemon ran; the next one frees their addresses
  *     retained.json policies that outlive their deletion (daemon/retained-policies.ts)
  *     sysctls.json  global kernel settings as they were before us, for `weft cleanup`
+ *     page-token    what the page asks for where it is not on loopback
  *     lock          held while a daemon or a cleanup runs
  *     weft.sock     the API, while the daemon runs
  *     etcd/         our own etcd's files, without --etcd-endpoints
@@ -32,6 +33,7 @@ export const stateFiles = (dir: string) =>
     deleted: `${dir}/deleted`,
     retained: `${dir}/retained.json`,
     sysctls: `${dir}/sysctls.json`,
+    pageToken: `${dir}/page-token`,
     lock: `${dir}/lock`,
     socket: `${dir}/weft.sock`,
     etcd: `${dir}/etcd`,

@@ -3,15 +3,18 @@ import Table from 'cli-table3';
 import pico from 'picocolors';
 import type { Kind } from '../objects/types.ts';
 import type { Verdict } from '../policy/reference.ts';
+import { DROP_TEXTS } from '../wire/drop-texts.ts';
 import {
   type IpamMessage,
   type LeaseMessage,
   type LeasesMessage,
+  type LiveTraceMessage,
   type ObjectsStatus,
   type PolicyChangeMessage,
   type PolicyDiffMessage,
   type ShadowMessage,
   type StatusMessage,
+  type TraceMessage,
   endText,
 } from './messages.ts';
 
@@ -128,6 +131,13 @@ function objectRows({ listed, policies, services, problems }: ObjectsStatus): st
   ];
 }
 
+/** Of the counter `drop.REASON` what the reason means, of others nothing. */
+function dropMeans(counter: string): string {
+  const [kind, reason = ''] = counter.split('.');
+  if (kind !== 'drop' || !Object.hasOwn(DROP_TEXTS, reason)) return '';
+  return DROP_TEXTS[reason as keyof typeof DROP_TEXTS].means;
+}
+
 export function statusText(status: StatusMessage): string {
   const { overlay, underlay, lease, offloads, objects } = status;
   const used = Object.entries(offloads ?? {}).flatMap(([name, on]) => (on ? [name] : []));
@@ -173,8 +183,8 @@ export function statusText(status: StatusMessage): string {
   if (counters.length > 0) {
     parts.push(
       columns(
-        ['COUNTER', ''],
-        counters.map(([name, value]) => [name, String(value)]),
+        ['COUNTER', '', ''],
+        counters.map(([name, value]) => [name, String(value), dropMeans(name)]),
       ),
     );
   }
@@ -358,4 +368,50 @@ export function matrixTable(
     ...answers[i]!.map((it) => (it === 'allow' ? '.' : 'X')),
   ]);
   return `${columns(head, rows)}\n. allowed  X denied`;
+}
+
+/** A block for each path, a line for each stage. */
+export function traceText({ from, to, protocol, arrives, paths }: TraceMessage): string {
+  const clean = (it: string): string => it.replaceAll(/\p{Cc}/gu, '?');
+  const blocks = paths.map(({ backend, stages, arrives: isThere }) => {
+    const rows = stages.map(({ node, stage, outcome, reason, text }) => [
+      node,
+      stage,
+      outcome === 'passes' ? 'ok' : `dropped: ${reason}`,
+      text,
+    ]);
+    const which = backend === null ? '' : `by endpoint ${backend}: `;
+    const end = isThere ? pico.green('arrives') : pico.red('does not arrive');
+    return `${columns([], rows)}\n${clean(which)}${end}`;
+  });
+  const summary =
+    paths.length < 2
+      ? []
+      : [
+          `${paths.filter((it) => it.arrives).length} of ${paths.length} paths arrive` +
+            (arrives ? '' : ': a flow gets one of them'),
+        ];
+  return [`${clean(from)} > ${clean(to)} ${protocol}`, ...blocks, ...summary].join('\n\n');
+}
+
+/** What became of a packet, for people. */
+const OUTCOMES: Readonly<Record<LiveTraceMessage['outcome'], string>> = {
+  answered: 'answered',
+  refused: 'refused',
+  dropped: 'dropped on this node',
+  'no answer': 'no answer: it left this node, and what became of it is not watched there',
+  'not seen': 'not seen: the host refused it before the TUN, or has no route for the pod',
+};
+
+export function liveTraceText({ trace, seen, answer, outcome }: LiveTraceMessage): string {
+  const rows = seen.map((it) => [
+    `${it.atMs} ms`,
+    it.direction,
+    `${it.source ?? '?'} > ${it.destination ?? '?'}`,
+    it.text,
+  ]);
+  const color = outcome === 'answered' ? pico.green : pico.red;
+  const end = `${color(OUTCOMES[outcome])}${answer === null ? '' : `: ${answer}`}`;
+  const sent = rows.length === 0 ? 'sent one packet' : columns([], rows);
+  return `${traceText(trace)}\n\n${sent}\n${end}`;
 }

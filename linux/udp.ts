@@ -79,7 +79,8 @@ export function writeSockaddr(
   return 28;
 }
 
-/** Offset of the address within the sockaddr that the kernel writes. */
+/** Offset of the port within a sockaddr, and of the address within the one that the kernel writes. */
+export const SOCKADDR_PORT = 2;
 export const SOCKADDR_IN_ADDRESS = 4;
 export const SOCKADDR_IN6_ADDRESS = 8;
 

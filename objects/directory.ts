@@ -36,11 +36,11 @@ export interface DirectoryTimes {
   readonly rereadEveryMs: number;
 }
 
-const TIMES: DirectoryTimes = { settleMs: 20, graceMs: 500, rereadEveryMs: 3000 };
+const TIMES: DirectoryTimes = { settleMs: 10, graceMs: 500, rereadEveryMs: 3000 };
 /** A file that does not come to rest is told, and no longer waited for. */
 const RESTLESS_MS = 5000;
-/** So far may a file's time be behind the clock: the kernel's coarsest tick. */
-const TICK_MS = 10;
+/** So far may a file's time be behind the clock: a tick of most kernels. */
+const TICK_MS = 4;
 const MAX_FILE_BYTES = 64 * 1024 * 1024;
 
 type Entries = ReadonlyMap<string, ContentsEntry>;

@@ -35,7 +35,8 @@ import {
   readTcpFlags,
 } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, readUdpLength } from '../wire/udp.ts';
-import { Counter } from './counters.ts';
+import type { CaptureWriter } from './capture-ring.ts';
+import { Counter, DROPS_IN } from './counters.ts';
 import type { Flows } from './flows.ts';
 import type { EventWriter } from './event-ring.ts';
 import type { HeldFragments } from './held-fragments.ts';
@@ -92,6 +93,7 @@ export function createCoalescer(
   decisions: Flows | null = null,
   held: HeldFragments | null = null,
   events: EventWriter | null = null,
+  capture: CaptureWriter | null = null,
 ): Coalescer {
   const { view } = arena;
   const coalesceTcp = offloads.coalesce && offloads.tunTso;
@@ -147,7 +149,12 @@ export function createCoalescer(
       const large = protocol === PROTOCOL_TCP || gsoSize > 0;
       if (flags === 0 || !large || piece <= 0) {
         counters[Drop.oversized]!++;
+        counters[DROPS_IN + Drop.oversized]!++;
         events?.dropped(Drop.oversized, ip, ip + bytes, false, -1, true);
+        if (capture !== null && capture.isInner()) {
+          capture.note(ip, ip + bytes);
+          capture.decided(Drop.oversized, ip, ip + bytes, bytes, false);
+        }
       } else writeLarge(ip, ipHeader, protocol, header, bytes, piece);
       return;
     }
@@ -170,13 +177,18 @@ export function createCoalescer(
     begin(ip, hash, ipHeader, header, protocol, payload, flags);
   }
 
-  /** Once for all the segments that were merged; what is merged gets its checksum's sum afterwards. */
-  function decide(ip: number, bytes: number, unfinished: boolean): Drop {
-    if (decisions === null) return Drop.none;
-    const verdict = decisions.inbound(ip, ip + bytes, unfinished);
-    if (verdict !== Drop.none && !decisions.isEarly()) {
-      events?.dropped(verdict, ip, ip + bytes, false, -1, true);
-    }
+  /**
+   * Once for all the segments that were merged; what is merged gets its checksum's sum afterwards.
+   * @param stored  of `bytes`, those that stand at `ip`
+   */
+  function decide(ip: number, bytes: number, stored: number, unfinished: boolean): Drop {
+    const isCaptured = capture !== null && capture.isInner();
+    if (isCaptured) capture.note(ip, ip + stored);
+    const verdict = decisions === null ? Drop.none : decisions.inbound(ip, ip + bytes, unfinished);
+    // A fragment that waits for its first one is told when that has come.
+    if (verdict !== Drop.none && decisions!.isEarly()) return verdict;
+    if (verdict !== Drop.none) events?.dropped(verdict, ip, ip + bytes, false, -1, true);
+    if (isCaptured) capture.decided(verdict, ip, ip + bytes, stored, false);
     return verdict;
   }
 
@@ -187,7 +199,7 @@ export function createCoalescer(
     csumStart: number,
     csumOffset: number,
   ): Drop {
-    const verdict = decide(ip, bytes, flags === VNET_NEEDS_CSUM);
+    const verdict = decide(ip, bytes, bytes, flags === VNET_NEEDS_CSUM);
     if (verdict === Drop.none) return writer.single(ip, bytes, flags, csumStart, csumOffset);
     if (verdict === Drop.fragment && held !== null && decisions!.isEarly()) {
       if (held.keep(decisions!.packet, ip - VNET_HEADER_BYTES, bytes)) return Drop.none;
@@ -399,7 +411,7 @@ export function createCoalescer(
       view.setUint16(ip + 4, transportBytes);
     }
     if (protocol === PROTOCOL_UDP) view.setUint16(ip + ipHeader + 4, transportBytes);
-    const verdict = decide(ip, flow.bytes, true);
+    const verdict = decide(ip, flow.bytes, flow.header + flow.segmentBytes, true);
     if (verdict !== Drop.none) {
       count(verdict, segments);
       return;
@@ -439,7 +451,7 @@ export function createCoalescer(
     bytes: number,
     piece: number,
   ): void {
-    const verdict = decide(ip, bytes, true);
+    const verdict = decide(ip, bytes, bytes, true);
     if (verdict !== Drop.none) {
       count(verdict, 1);
       return;
@@ -474,14 +486,24 @@ export function createCoalescer(
 
   function count(drop: Drop, segments: number): void {
     counters[drop === Drop.none ? Counter.tunDelivered : drop]! += segments;
+    if (drop !== Drop.none) counters[DROPS_IN + drop]! += segments;
   }
 
   function flush(): void {
+    if (begunCount > 1 && decisions !== null && decisions.isLarge()) expectAll(decisions);
     for (let i = 0; i < begunCount; i++) {
       const flow = flows[begun[i]!]!;
       if (flow.ip !== 0) close(flow);
     }
     begunCount = 0;
+  }
+
+  function expectAll(of: Flows): void {
+    for (let i = 0; i < begunCount; i++) {
+      const { ip, bytes } = flows[begun[i]!]!;
+      if (ip !== 0) of.expect(ip, ip + bytes);
+    }
+    of.fetch();
   }
 
   return { add, flush };

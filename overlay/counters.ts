@@ -13,7 +13,7 @@
  *     hostDelivered         this node, or for the host to route on; the rest went to peers
  *     icmpErrors            are packets of our own making, and part of none of the sums
  */
-import { dropNames } from '../wire/drop-reason.ts';
+import { type DropName, dropNames } from '../wire/drop-reason.ts';
 
 const names = [
   ...dropNames,
@@ -46,8 +46,11 @@ export const Counter = Object.fromEntries(names.map((name, index) => [name, inde
   Record<CounterName, number>
 >;
 
+/** Behind the counters: of each drop reason, those of packets that came from a peer, as `reason + DROPS_IN`. */
+export const DROPS_IN = names.length;
+
 export const createCounters = (): Float64Array =>
-  new Float64Array(new SharedArrayBuffer(names.length * 8));
+  new Float64Array(new SharedArrayBuffer((DROPS_IN + dropNames.length) * 8));
 
 /** Sums over workers. Drop reasons are named `drop.<reason>`. */
 export function sumCounters(workers: readonly Float64Array[]): Record<string, number> {
@@ -56,6 +59,16 @@ export function sumCounters(workers: readonly Float64Array[]): Record<string, nu
     if (index === 0) return;
     const key = index < dropNames.length ? `drop.${name}` : name;
     sums[key] = workers.reduce((sum, counters) => sum + counters[index]!, 0);
+  });
+  return sums;
+}
+
+/** Of each drop reason, packets from peers; all others were on their way out. */
+export function sumDropsIn(workers: readonly Float64Array[]): Partial<Record<DropName, number>> {
+  const sums: Partial<Record<DropName, number>> = {};
+  dropNames.forEach((name, reason) => {
+    if (name === 'none') return;
+    sums[name] = workers.reduce((sum, counters) => sum + counters[DROPS_IN + reason]!, 0);
   });
   return sums;
 }

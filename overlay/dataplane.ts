@@ -4,6 +4,7 @@
  */
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { MessageChannel, Worker } from 'node:worker_threads';
+import { bootTimeMs } from '../ipam/clock.ts';
 import { SystemCallError } from '../linux/errno.ts';
 import { errno, eventfd } from '../linux/libc.ts';
 import { type TunnelTap, openTun, openTunnelTap, setUp } from '../linux/tun.ts';
@@ -16,7 +17,7 @@ import {
   socketDrops,
 } from '../linux/udp.ts';
 import { type IpAddress, familyOf } from '../wire/address.ts';
-import { createCounters, sumCounters } from './counters.ts';
+import { createCounters, sumCounters, sumDropsIn } from './counters.ts';
 import {
   type FlowMemory,
   closeFlowMemory,
@@ -29,11 +30,20 @@ import {
   CONTROL_GENERATION,
   CONTROL_INSTALLED,
   CONTROL_NO_TUNNEL,
+  CONTROL_SEEN,
   CONTROL_STOP,
   CONTROL_WORDS,
   type SendingSockets,
 } from './loop.ts';
 import { type ProbeOptions, acceptLocalSources, tunnelTapName } from './probe.ts';
+import {
+  CAPTURE_SLOTS,
+  createCaptureRing,
+  endCaptureFilter,
+  lostCaptures,
+  readCaptures,
+  setCaptureFilter,
+} from './capture-ring.ts';
 import { createEventRing, lostEvents, readEvents } from './event-ring.ts';
 import { createSharedParts } from './shared-parts.ts';
 import { type Snapshot, compileSnapshot, overheadBytes } from './snapshot.ts';
@@ -48,6 +58,8 @@ const PATH_MTU_INTERVAL_MS = 250;
 /** The whole flow table is looked through for what has expired in so many turns of a second each. */
 const SWEEP_TURNS = 30;
 const SWEEP_INTERVAL_MS = 1000;
+/** A worker that answers is asked again for a sign of life no sooner than this. */
+const ASK_AGAIN_MS = 1000;
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
@@ -189,7 +201,8 @@ async function open(
         port,
         offloads,
         counters: createCounters(),
-        events: createEventRing(),
+        events: options.events ? createEventRing() : null,
+        captures: createCaptureRing(),
         flows,
       };
     },
@@ -207,12 +220,12 @@ async function open(
   await Promise.all(threads.map(({ ready }) => ready));
   const tunDropsBefore = deviceDrops(options.tunName);
   let generation = 0;
-  const parts = createSharedParts(() =>
+  const installed = (): number =>
     starts.reduce(
       (least, _, index) => Math.min(least, Atomics.load(control, CONTROL_INSTALLED + index)),
       Infinity,
-    ),
-  );
+    );
+  const parts = createSharedParts(installed);
   const inSharedMemory = ({ policy, services, ...rest }: Snapshot): Snapshot => ({
     ...parts.place('rest', rest, rest.generation),
     policy: parts.place('policy', policy, rest.generation),
@@ -229,6 +242,19 @@ async function open(
     last = state;
     for (const port of snapshotPorts) port.postMessage(snapshot);
     announce();
+  };
+  let question = { generation: 0, askedMs: -Infinity };
+  const silentMs = (): number => {
+    const nowMs = bootTimeMs();
+    const { generation, askedMs } = question;
+    const hasSeen = (_: unknown, index: number): boolean =>
+      Atomics.load(control, CONTROL_SEEN + index) >= generation;
+    if (!starts.every(hasSeen)) return nowMs - askedMs;
+    if (nowMs - askedMs >= ASK_AGAIN_MS) {
+      announce();
+      question = { generation: Atomics.load(control, CONTROL_GENERATION), askedMs: nowMs };
+    }
+    return 0;
   };
   const watchPathMtus = setInterval(() => {
     if (last !== null && pathMtus.look(last)) publish(last);
@@ -255,13 +281,32 @@ async function open(
       'drop.receiveQueueFull': receiverFds.reduce((sum, fd) => sum + socketDrops(fd), 0),
       'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
+    dropsIn: () => sumDropsIn(starts.map(({ counters }) => counters)),
+    generations: () => ({ published: generation, installed: installed() }),
+    silentMs,
     readEvents: (take) => {
       let lost = 0;
       for (const { events } of starts) {
-        readEvents(events!, (at) => take(events!, at));
-        lost += lostEvents(events!);
+        if (events === null) continue;
+        readEvents(events, (at) => take(events, at));
+        lost += lostEvents(events);
       }
       return lost;
+    },
+    captures: {
+      slots: CAPTURE_SLOTS,
+      begin: (slot, filter) => {
+        for (const { captures } of starts) setCaptureFilter(captures!, slot, filter);
+      },
+      end: (slot) => {
+        for (const { captures } of starts) endCaptureFilter(captures!, slot);
+      },
+      read: (bytesMax, take) => {
+        for (const { captures } of starts) {
+          readCaptures(captures!, bytesMax, (at) => take(captures!, at));
+        }
+      },
+      lost: (slot) => starts.reduce((sum, { captures }) => sum + lostCaptures(captures!, slot), 0),
     },
     stop: async () => {
       clearInterval(watchPathMtus);
@@ -303,6 +348,8 @@ function createThread(
   const worker = new Worker(new URL('worker.ts', import.meta.url), {
     workerData: task,
     name: `weft-queue-${index}`,
+    // Carrying packets allocates nothing.
+    resourceLimits: { maxYoungGenerationSizeMb: 3 },
     // Ours come from system calls that Node.js does not see.
     trackUnmanagedFds: false,
   });

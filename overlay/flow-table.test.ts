@@ -361,6 +361,22 @@ test('a million flows fit', (t) => {
   t.is(found, Math.ceil(1_000_000 / 97));
 });
 
+test('to expect flows, known ones and others, more than it takes, changes nothing', (t) => {
+  const { table } = open(20_000);
+  t.false(table.isLarge());
+  for (let i = 0; i < 20_000; i++) insert(table, TCP, tuple4(i, 7, i), i & 255);
+  t.true(table.isLarge());
+  const found = (): number[] =>
+    Array.from({ length: 400 }, (_, i) => find(table, TCP, tuple4(19_800 + i, 7, 19_800 + i)));
+  const before = found();
+  t.is(before.filter((ref) => ref >= 0).length, 200);
+  table.fetch();
+  for (let i = 0; i < 200; i++) table.expect4(19_900 + i, 7, 19_900 + i, TCP);
+  table.expect6(0, 16, 5, TCP);
+  table.fetch();
+  t.deepEqual(found(), before);
+});
+
 test('who was kept from running does nothing to the flow that has the entry by now', (t) => {
   const { table, memory } = open(64);
   const slow = createFlowTable(view, memory);

@@ -29,6 +29,7 @@ import { type FlowMemory, openStore } from './flow-memory.ts';
 import { STATE_KEEP, isAssuring, isOver, nextState, timeoutS } from './flow-state.ts';
 import {
   HEADER_INSERTED,
+  HEADER_IN_USE,
   HEADER_REMOVED,
   HEADER_SEQUENCE,
   OWNERS,
@@ -62,6 +63,20 @@ export interface FlowTable {
     protocol: number,
   ) => number;
   /**
+   * This tuple will be looked for soon. What memory has to bring for a batch of them, it brings at once
+   * when `fetch` is called, where one find after the other would wait twice each.
+   */
+  readonly expect4: (source: number, destination: number, ports: number, protocol: number) => void;
+  readonly expect6: (
+    sourceAt: number,
+    destinationAt: number,
+    ports: number,
+    protocol: number,
+  ) => void;
+  readonly fetch: () => void;
+  /** The table is larger than caches: expecting pays. */
+  readonly isLarge: () => boolean;
+  /**
    * Makes an entry of `draft`, at the cost of another one where the table is full: the owner with the
    * most flows gives its oldest that is not assured, else its oldest.
    * @param owner  hash of the address of the pod that it is charged to
@@ -92,6 +107,11 @@ export interface FlowTable {
   ) => number;
 }
 
+/** Tuples that are expected together. */
+const EXPECTED_MAX = 64;
+/** Entries in use, of which the index and the first lines no longer fit the second cache. */
+const LARGE = 16_384;
+
 const FAMILY4 = 4 << 8;
 const FAMILY6 = 6 << 8;
 /** Tries of a state that another worker keeps changing. */
@@ -104,7 +124,12 @@ const STATE_TRIES = 4;
 export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
   // With a memory of its own of what it has found last.
   const store = createFlowStore(openStore(memory).words.buffer, memory.maxFlows);
-  const { words, header, counters, tuple, hash } = store;
+  const { words, header, heads, counters, tuple, hash } = store;
+  const headMask = heads.length - 1;
+  const expected = new Int32Array(EXPECTED_MAX);
+  let expectedCount = 0;
+  /** What was fetched has to go somewhere, or the engine leaves it out. */
+  const fetched = new Int32Array(1);
   const draft = new Int32Array(FLOW_WORDS);
   let nowS = 0;
 
@@ -139,6 +164,35 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
 
   function find6(sourceAt: number, destinationAt: number, ports: number, protocol: number): number {
     return live(store.seek6(hash6(sourceAt, destinationAt, ports, protocol)));
+  }
+
+  function isLarge(): boolean {
+    return header[HEADER_IN_USE]! > LARGE;
+  }
+
+  function expect(hashed: number): void {
+    if (expectedCount < EXPECTED_MAX) expected[expectedCount++] = hashed & headMask;
+  }
+
+  function expect4(source: number, destination: number, ports: number, protocol: number): void {
+    expect(hash.ofTuple4(source, destination, ports, protocol | FAMILY4));
+  }
+
+  function expect6(sourceAt: number, destinationAt: number, ports: number, protocol: number): void {
+    expect(hash6(sourceAt, destinationAt, ports, protocol));
+  }
+
+  function fetch(): void {
+    const count = expectedCount;
+    expectedCount = 0;
+    // Loads that do not depend on each other: the processor has many under way.
+    for (let i = 0; i < count; i++) expected[i] = heads[expected[i]!]!;
+    let all = 0;
+    for (let i = 0; i < count; i++) {
+      const ref = expected[i]!;
+      if (ref >= 0) all ^= words[(ref >>> 1) * FLOW_WORDS]!;
+    }
+    fetched[0] = all;
   }
 
   /** With the lock held: who has the tuple, after making those go whose time is over. */
@@ -253,6 +307,10 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
     nowS: () => nowS,
     find4,
     find6,
+    expect4,
+    expect6,
+    fetch,
+    isLarge,
     insert,
     remove,
     isStill,

@@ -65,6 +65,8 @@ import type { Peers } from './peers.ts';
 import type { Rejects } from './rejects.ts';
 import { createTranslate, swapPorts } from './translate.ts';
 
+/** Version 4, a header of five words. */
+const PLAIN_IPV4 = 0x45;
 /** Source ports that the node lends: below those that Linux gives its own sockets. */
 const PORT_FIRST = 1024;
 const PORT_COUNT = 30_000 - PORT_FIRST;
@@ -79,6 +81,11 @@ export interface Flows {
   readonly outbound: (ip: number, end: number, unfinished: boolean) => Drop;
   /** A packet from a peer, on its way into the TUN. */
   readonly inbound: (ip: number, end: number, unfinished: boolean) => Drop;
+  /** Packets of a batch are told before they are decided about (FlowTable.expect4). */
+  readonly isLarge: () => boolean;
+  /** @param ip  whose header is whole, and was checked or will be */
+  readonly expect: (ip: number, end: number) => void;
+  readonly fetch: () => void;
   /** An ICMP error of our own making, about a packet as it is after translation. */
   readonly ownError: (ip: number, end: number) => void;
   /** The packet dropped last is a later fragment, and the first of its datagram has not come. */
@@ -126,6 +133,19 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
 
   function inbound(ip: number, end: number, unfinished: boolean): Drop {
     return decide(ip, end, false, unfinished);
+  }
+
+  function expect(ip: number, end: number): void {
+    const version = view.getUint8(ip) >>> 4;
+    // What is rare finds its flow without.
+    if (version === 4 && view.getUint8(ip) === PLAIN_IPV4 && end - ip >= IPV4_HEADER_BYTES + 4) {
+      const ports = view.getInt32(ip + IPV4_HEADER_BYTES);
+      const protocol = view.getUint8(ip + 9);
+      table.expect4(view.getInt32(ip + 12), view.getInt32(ip + 16), ports, protocol);
+    } else if (version === 6 && end - ip >= IPV6_HEADER_BYTES + 4) {
+      const ports = view.getInt32(ip + IPV6_HEADER_BYTES);
+      table.expect6(ip + 8, ip + 24, ports, view.getUint8(ip + 6));
+    }
   }
 
   function decide(ip: number, end: number, isOut: boolean, unfinished: boolean): Drop {
@@ -521,5 +541,14 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     if (ref >= 0) relate(ref);
   }
 
-  return { outbound, inbound, ownError, isEarly, packet };
+  return {
+    outbound,
+    inbound,
+    isLarge: table.isLarge,
+    expect,
+    fetch: table.fetch,
+    ownError,
+    isEarly,
+    packet,
+  };
 }

@@ -9,6 +9,7 @@
 import type { Arena } from '../linux/arena.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
 import { Drop } from '../wire/drop-reason.ts';
+import { Counter, DROPS_IN } from './counters.ts';
 import type { Packet } from './packet.ts';
 
 const SLOTS = 32;
@@ -45,6 +46,7 @@ export function createHeldFragments(
   const ids = new Int32Array(SLOTS);
   /** Taken, and perhaps still waiting to be sent. */
   const isTaken = new Uint8Array(SLOTS);
+  const isIn = accepted === Counter.tunDelivered;
   let turn = 0;
   let held = 0;
   /** The datagram asked for: its addresses are copied here, its first fragment may be gone by then. */
@@ -71,8 +73,7 @@ export function createHeldFragments(
     const slot = freeSlot();
     if (slot < 0) return false;
     if (lengths[slot] !== 0) {
-      counters[accepted]!--;
-      counters[Drop.fragment]!++;
+      spoil(Drop.fragment);
       held--;
     }
     const to = packetAt(slot);
@@ -120,6 +121,7 @@ export function createHeldFragments(
   function spoil(drop: Drop): void {
     counters[accepted]!--;
     counters[drop]!++;
+    if (isIn) counters[DROPS_IN + drop]!++;
   }
 
   function settle(): void {

@@ -9,14 +9,21 @@ import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv, schedYield } from '../linux/libc.ts';
 import { VNET_HEADER_BYTES } from '../linux/tun.ts';
-import { type BoundSocket, pathMtuBytes } from '../linux/udp.ts';
+import {
+  type BoundSocket,
+  SOCKADDR_IN6_ADDRESS,
+  SOCKADDR_IN_ADDRESS,
+  SOCKADDR_PORT,
+  pathMtuBytes,
+} from '../linux/udp.ts';
 import { createPolicyLookup } from '../policy/table.ts';
 import { createServiceLookup } from '../service/table.ts';
 import { type Family, toIpv4, toIpv6 } from '../wire/address.ts';
 import { createChecksum } from '../wire/checksum/checksum.ts';
 import { Drop } from '../wire/drop-reason.ts';
+import { createCaptureWriter } from './capture-ring.ts';
 import { createCoalescer } from './coalesce.ts';
-import { Counter } from './counters.ts';
+import { Counter, DROPS_IN } from './counters.ts';
 import { type UnderlayQueues, createEgress } from './egress.ts';
 import { createEventWriter } from './event-ring.ts';
 import { type FlowMemory, createFlowTable } from './flow-table.ts';
@@ -44,6 +51,8 @@ const PACKET_BYTES_MAX = 65535;
 /** Packets of one turn stand one after another here; large ones are sent before the cache forgets them. */
 const READ_BYTES = 128 << 10;
 const READ_PACKETS = 64;
+/** Of a packet that waits for those read after it. */
+const SMALL_BYTES = 2048;
 /** Before each packet, for the headers of a tunnel packet; a whole number of cache lines. */
 const HEADROOM = 128;
 const SEGMENT_HEADERS = 2048;
@@ -64,7 +73,9 @@ export const CONTROL_NO_TUNNEL = 2;
 /** One of each worker, by its index: the generation of the snapshot that it has installed last. */
 export const CONTROL_INSTALLED = 3;
 const WORKERS_MAX = 64;
-export const CONTROL_WORDS = CONTROL_INSTALLED + WORKERS_MAX;
+/** One of each worker: CONTROL_GENERATION as it has seen it last, between two batches. */
+export const CONTROL_SEEN = CONTROL_INSTALLED + WORKERS_MAX;
+export const CONTROL_WORDS = CONTROL_SEEN + WORKERS_MAX;
 
 /** What a worker sends from in one underlay family. */
 export interface SendingSockets {
@@ -94,6 +105,8 @@ export interface LoopOptions {
   readonly flows: FlowOptions | null;
   /** Where flows that begin and packets that are dropped are told (event-ring.ts); null: nowhere. */
   readonly events: Int32Array | null;
+  /** Where packets are copied that somebody captures (capture-ring.ts); absent: nowhere. */
+  readonly captures?: Int32Array | null;
   /** Called between batches when the control block's generation has moved; hands on what was published. */
   readonly onChange: (install: (snapshot: Snapshot) => void) => void;
   readonly report: (event: DataplaneEvent) => void;
@@ -137,6 +150,8 @@ export function createLoop(options: LoopOptions): Loop {
   const table = options.flows === null ? null : createFlowTable(view, options.flows.memory);
   const isTracking = table !== null;
   const events = options.events === null ? null : createEventWriter(view, options.events);
+  const captures = options.captures ?? null;
+  const capture = captures === null ? null : createCaptureWriter(view, captures);
   const heldOut = isTracking ? createHeldFragments(arena, counters, Counter.egressAccepted) : null;
   const heldIn = isTracking ? createHeldFragments(arena, counters, Counter.tunDelivered) : null;
   const flows =
@@ -163,13 +178,15 @@ export function createLoop(options: LoopOptions): Loop {
     flows,
     heldIn,
     events,
+    capture,
   );
   let isGsoRefused = false;
   const senders: Sender[] = [];
   const queues4 = options.senders4 === null ? null : createQueues(options.senders4, 4);
   const queues6 = options.senders6 === null ? null : createQueues(options.senders6, 6);
   const segmenter = createSegmenter(arena, checksum, SEGMENT_HEADERS, flushSenders);
-  const tunnel = options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel);
+  const tunnel =
+    options.tunnel === null ? null : createTunnelGso(arena, counters, options.tunnel, capture);
   const egress = createEgress(
     arena,
     checksum,
@@ -202,6 +219,9 @@ export function createLoop(options: LoopOptions): Loop {
     'TUN reads',
   );
   const readEnd = readAt + READ_BYTES;
+  /** Packets that were read, and are to be carried together. */
+  const readStarts = new Int32Array(READ_PACKETS);
+  const readBytes = new Int32Array(READ_PACKETS);
   const readPackets = offloads.batch ? READ_PACKETS : 1;
   const readOffset = vnetHeader ? 0 : VNET_HEADER_BYTES;
   const wakeVectorAt = arena.take(IOVEC_BYTES, 'wake vector');
@@ -233,6 +253,7 @@ export function createLoop(options: LoopOptions): Loop {
       family,
       gso,
       batch: offloads.batch,
+      capture,
       onTooBig: createPathMtu(family),
       onGsoRefused: (number) => {
         // Every queue finds out for itself, and for each message that waited; people are told once.
@@ -248,6 +269,8 @@ export function createLoop(options: LoopOptions): Loop {
 
   function createUnderlay(fd: number, family: Family): void {
     const ingress = createIngress(arena, peers, coalescer, icmp, family, options.port);
+    /** From the address of a sockaddr to its port. */
+    const portOffset = SOCKADDR_PORT - (family === 4 ? SOCKADDR_IN_ADDRESS : SOCKADDR_IN6_ADDRESS);
     const onDatagram = (
       at: number,
       end: number,
@@ -255,10 +278,20 @@ export function createLoop(options: LoopOptions): Loop {
       sourceAt: number,
       gsoSize: number,
     ): void => {
+      const is4 = family === 4;
+      const isCaptured = capture !== null && capture.isOuter();
+      if (isCaptured) capture.noteDatagram(at, end);
       const drop = ingress(at, end, ecn, sourceAt, gsoSize);
+      if (isCaptured) {
+        const ports = (view.getUint16(sourceAt + portOffset) << 16) | options.port;
+        capture.received(drop, sourceAt, is4, ports, ecn);
+      }
       if (drop === Drop.none) return;
       counters[drop]!++;
-      events?.dropped(drop, at + ENCAPSULATION_BYTES, end, false, sourceAt, family === 4);
+      counters[DROPS_IN + drop]!++;
+      const ip = at + ENCAPSULATION_BYTES;
+      events?.dropped(drop, ip, end, false, sourceAt, is4);
+      if (capture !== null && capture.isInner()) capture.refused(drop, ip, end, sourceAt, is4);
     };
     receivers.push(
       createReceiver(arena, counters, { fd, family, batch: offloads.batch, onDatagram }),
@@ -296,9 +329,10 @@ export function createLoop(options: LoopOptions): Loop {
     heldOut?.settle();
   }
 
-  /** Takes a batch from the TUN. */
+  /** Takes a batch from the TUN: small packets are read together, a large one is sent at once. */
   function drainTun(): void {
     let at = readAt + HEADROOM;
+    let waiting = 0;
     for (let n = 0; n < readPackets && at < readEnd; n++) {
       setPointer(readVectorAt, at + readOffset);
       words[(readVectorAt + 8) >>> 2] = VNET_HEADER_BYTES + PACKET_BYTES_MAX - readOffset;
@@ -308,21 +342,37 @@ export function createLoop(options: LoopOptions): Loop {
       if (!vnetHeader) for (let i = 0; i < VNET_HEADER_BYTES; i += 4) view.setInt32(at + i, 0);
       counters[Counter.tunPackets]!++;
       counters[Counter.tunBytes]! += bytes;
-      const drop = egress(at, bytes);
-      counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
-      if (drop !== Drop.none) {
-        events?.dropped(
-          drop,
-          at + VNET_HEADER_BYTES,
-          at + VNET_HEADER_BYTES + bytes,
-          true,
-          -1,
-          true,
-        );
+      readStarts[waiting] = at;
+      readBytes[waiting++] = bytes;
+      if (bytes > SMALL_BYTES) {
+        carry(waiting);
+        waiting = 0;
       }
       at = (at + VNET_HEADER_BYTES + bytes + HEADROOM + 63) & ~63;
     }
+    carry(waiting);
     flushSenders();
+  }
+
+  function carry(count: number): void {
+    if (count > 1 && flows !== null && flows.isLarge()) {
+      for (let i = 0; i < count; i++) {
+        const ip = readStarts[i]! + VNET_HEADER_BYTES;
+        flows.expect(ip, ip + readBytes[i]!);
+      }
+      flows.fetch();
+    }
+    for (let i = 0; i < count; i++) {
+      const at = readStarts[i]!;
+      const bytes = readBytes[i]!;
+      const ip = at + VNET_HEADER_BYTES;
+      const isCaptured = capture !== null && capture.isInner();
+      if (isCaptured) capture.note(ip, ip + bytes);
+      const drop = egress(at, bytes);
+      counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
+      if (drop !== Drop.none) events?.dropped(drop, ip, ip + bytes, true, -1, true);
+      if (isCaptured) capture.decided(drop, ip, ip + bytes, bytes, true);
+    }
   }
 
   /** Takes a batch from one underlay socket. */
@@ -369,6 +419,7 @@ export function createLoop(options: LoopOptions): Loop {
     counters[Counter.wakeups]!++;
     table?.setNow(Math.floor(bootTimeMs() / 1000));
     events?.begin();
+    capture?.begin();
     const tun = readyAt(0);
     if ((tun & POLLIN) !== 0) drainTun();
     else if ((tun & POLL_FAILED) !== 0) openFailure();

@@ -12,10 +12,21 @@
  */
 import { EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS } from '../linux/errno.ts';
 import { errno, sendmmsg, sendmsg } from '../linux/libc.ts';
-import { IPV6_TCLASS, IP_TOS, SOL_IP, SOL_IPV6, SOL_UDP, UDP_SEGMENT } from '../linux/udp.ts';
+import {
+  IPV6_TCLASS,
+  IP_TOS,
+  SOCKADDR_IN6_ADDRESS,
+  SOCKADDR_IN_ADDRESS,
+  SOCKADDR_PORT,
+  SOL_IP,
+  SOL_IPV6,
+  SOL_UDP,
+  UDP_SEGMENT,
+} from '../linux/udp.ts';
 import type { Arena } from '../linux/arena.ts';
 import type { Family } from '../wire/address.ts';
 import { Drop } from '../wire/drop-reason.ts';
+import type { CaptureWriter } from './capture-ring.ts';
 import { Counter } from './counters.ts';
 import { HOP_ADDRESS, HOP_ADDRESS_LENGTH } from './snapshot.ts';
 
@@ -37,6 +48,8 @@ export interface SenderOptions {
   readonly family: Family;
   readonly gso: boolean;
   readonly batch: boolean;
+  /** Who captures datagrams; absent: nobody does. */
+  readonly capture?: CaptureWriter | null;
   /**
    * The kernel refused a datagram as larger than the path. `headAt` is where it begins in the arena
    * (VXLAN header), `headBytes` how much of it is contiguous there.
@@ -69,7 +82,9 @@ export interface Sender {
 
 export function createSender(arena: Arena, counters: Float64Array, options: SenderOptions): Sender {
   const { view, words, setPointer } = arena;
-  const { fd, family } = options;
+  const { fd, family, sourcePort } = options;
+  const capture = options.capture ?? null;
+  const addressOffset = family === 4 ? SOCKADDR_IN_ADDRESS : SOCKADDR_IN6_ADDRESS;
   const messagesAt = arena.take(MESSAGES * MMSGHDR_BYTES, 'send messages');
   const iovecsAt = arena.take(IOVECS * IOVEC_BYTES, 'send vectors');
   const controlsAt = arena.take(MESSAGES * 2 * CONTROL_BYTES, 'send controls');
@@ -139,6 +154,12 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
     const count = (messagesAt + m * MMSGHDR_BYTES + 24) >>> 2;
     words[count]! += bodyBytes > 0 ? 2 : 1;
     counters[Counter.egressDatagrams]!++;
+    if (capture !== null && capture.isOuter()) {
+      const to = hopAt + HOP_ADDRESS;
+      const ports = (sourcePort << 16) | view.getUint16(to + SOCKADDR_PORT);
+      const addressAt = to + addressOffset;
+      capture.sent(headAt, headBytes, bodyAt, bodyBytes, addressAt, family === 4, ports, ecn);
+    }
   }
 
   function openMessage(m: number, hopAt: number, ecn: number, size: number): void {
@@ -278,5 +299,5 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
     words[(message + 24) >>> 2] = total;
   }
 
-  return { append, flush, sourcePort: options.sourcePort };
+  return { append, flush, sourcePort };
 }

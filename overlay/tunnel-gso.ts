@@ -24,6 +24,7 @@ import { ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4 } from '../wire/ethernet.ts';
 import { IPV4_DONT_FRAGMENT, IPV4_HEADER_BYTES, finishIpv4Header } from '../wire/ipv4.ts';
 import { TCP_CHECKSUM } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_HEADER_BYTES } from '../wire/udp.ts';
+import type { CaptureWriter } from './capture-ring.ts';
 import { Counter } from './counters.ts';
 import { writeEncapsulation } from './segment.ts';
 import { ENCAPSULATION_BYTES, HOP_ADDRESS } from './snapshot.ts';
@@ -74,6 +75,7 @@ export function createTunnelGso(
   arena: Arena,
   counters: Float64Array,
   options: TunnelOptions,
+  capture: CaptureWriter | null = null,
 ): TunnelGso {
   const { view, words, setPointer } = arena;
   const { tapFd, macHigh, macLow, source } = options;
@@ -137,6 +139,10 @@ export function createTunnelGso(
     counters[Counter.udpSentDatagrams]! += segments;
     counters[Counter.udpSentBytes]! += payload + segments * (ENCAPSULATION_BYTES + total - payload);
     counters[Counter.tunnelWrites]!++;
+    if (capture !== null && capture.isOuter()) {
+      const ports = view.getInt32(udp);
+      capture.sent(udp + 8, UDP_AT - 8 + total, 0, 0, outer + 16, true, ports, ecn);
+    }
     return true;
   }
 

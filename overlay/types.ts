@@ -4,7 +4,9 @@ import type { ServiceTable } from '../service/table.ts';
 import type { IpAddress, Ipv4, Ipv6 } from '../wire/address.ts';
 import type { Cidr4, Cidr6 } from '../wire/cidr.ts';
 import type { Mac } from '../wire/mac.ts';
+import type { DropName } from '../wire/drop-reason.ts';
 import type { Vni } from '../wire/vxlan.ts';
+import type { CaptureFilter } from './capture-ring.ts';
 
 /** Where packets of one inner family go: the peer's underlay address and its end point's address. */
 export interface NextHop {
@@ -105,6 +107,8 @@ export interface DataplaneOptions {
     /** Established flows go on whatever a changed policy says of them. */
     readonly loose: boolean;
   } | null;
+  /** Whether `readEvents` has anything to hand out. */
+  readonly events: boolean;
   /** Told once per event, never per packet: a rung that was dropped, a worker that died. */
   readonly report: (event: DataplaneEvent) => void;
 }
@@ -127,11 +131,33 @@ export interface Dataplane {
   withdrawTunnelGso(reason: string): void;
   /** Sums over workers, by name: packets and bytes in and out, and one counter per drop reason. */
   counters(): Readonly<Record<string, number>>;
+  /** Of each drop reason, packets from peers; the rest of `drop.…` was on its way out. */
+  dropsIn(): Readonly<Partial<Record<DropName, number>>>;
+  /** Of what was published, and of what every worker decides by. Equal but for moments. */
+  generations(): { readonly published: number; readonly installed: number };
+  /**
+   * How long the slowest worker has owed a sign of life, in milliseconds; 0: none does. When all have
+   * answered the last question, a new one is put to them, for the next call to tell.
+   */
+  silentMs(): number;
   /**
    * Hands out what has happened to flows and packets since the last call (event-ring.ts): the record at
    * `at` of `ring` is good until `take` returns.
    * @returns  events that were never written, since the start: the rings were full
    */
   readEvents(take: (ring: Int32Array, at: number) => void): number;
+  readonly captures: CaptureRings;
   stop(): Promise<void>;
+}
+
+/** Copies of packets, while somebody captures (capture-ring.ts). */
+export interface CaptureRings {
+  /** So many captures may run side by side, each in a slot of its own: 0, 1 ... */
+  readonly slots: number;
+  begin(slot: number, filter: CaptureFilter): void;
+  end(slot: number): void;
+  /** As readEvents; about `bytesMax` of each worker at most. The record may be for several slots. */
+  read(bytesMax: number, take: (ring: Int32Array, at: number) => void): void;
+  /** Packets for the slot that found a ring full, since the start. */
+  lost(slot: number): number;
 }

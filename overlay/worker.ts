@@ -10,7 +10,13 @@ import {
   receiveMessageOnPort,
   workerData,
 } from 'node:worker_threads';
-import { CONTROL_INSTALLED, type LoopOptions, createLoop } from './loop.ts';
+import {
+  CONTROL_GENERATION,
+  CONTROL_INSTALLED,
+  CONTROL_SEEN,
+  type LoopOptions,
+  createLoop,
+} from './loop.ts';
 import { type ProbeOptions, probeOffloads } from './probe.ts';
 import type { Snapshot } from './snapshot.ts';
 import type { DataplaneEvent, Offloads } from './types.ts';
@@ -48,6 +54,8 @@ const [{ snapshots, index, ...start }] = await begin;
 const loop = createLoop({
   ...start,
   onChange: (install) => {
+    const { control } = start;
+    Atomics.store(control, CONTROL_SEEN + index, Atomics.load(control, CONTROL_GENERATION));
     // Several may have come since: only the last one counts.
     let last: Snapshot | undefined;
     for (;;) {
@@ -58,7 +66,7 @@ const loop = createLoop({
     if (last === undefined) return;
     install(last);
     // What it replaced may be written over from now on.
-    Atomics.store(start.control, CONTROL_INSTALLED + index, last.generation);
+    Atomics.store(control, CONTROL_INSTALLED + index, last.generation);
   },
   report,
 });

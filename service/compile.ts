@@ -495,12 +495,14 @@ export class ServiceCompiler {
     const isElsewhere = place !== this.#place || moved.size > 0;
     this.#place = place;
 
+    const onlySlicesChanged = !servicesChanged && !podsChanged && !isElsewhere;
+    if (onlySlicesChanged && owners.size === 0 && this.#result !== null) return this.#result;
+
     let isChanged = isElsewhere;
     for (const name of this.#pieces.keys()) {
       if (!servicesChanged) break;
       if (!services.has(name)) isChanged = this.#pieces.delete(name);
     }
-    const onlySlicesChanged = !servicesChanged && !podsChanged && !isElsewhere;
     for (const name of onlySlicesChanged ? owners : this.#order) {
       const service = services.get(name);
       if (service === undefined) continue;

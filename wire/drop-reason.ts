@@ -1,6 +1,6 @@
 /**
  * Why a packet went nowhere. On the packet path an error is one of these numbers; each has a counter of
- * the same name, which metrics, `weft status` and the documentation use too. docs/packet-path.md says
+ * the same name, which metrics, `weft status` and the documentation use too. wire/drop-texts.ts says
  * what an operator does about each.
  */
 export const Drop = {

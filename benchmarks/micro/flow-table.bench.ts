@@ -17,6 +17,7 @@ import { bench } from './runner.ts';
 const TCP = 6;
 const ACK = 0x10;
 const NOW_S = 1000;
+const BATCH = 32;
 
 let sink = 0;
 
@@ -63,6 +64,25 @@ for (const count of [1000, 1_000_000]) {
     run: ({ table }, n) => {
       for (let k = 0, i = 0; k < n; k++, i = after(i, count)) {
         sink ^= table.find4(sourceOf(i), destinationOf(i), portsOf(i), TCP);
+      }
+    },
+  });
+  // As packets come, some dozens together.
+  bench(`flowTable.findBatch4.${count}`, {
+    setup: () => createFlows(count, 4),
+    run: ({ table }, n) => {
+      for (let k = 0, i = 0; k < n; k += BATCH) {
+        const first = i;
+        if (table.isLarge()) {
+          for (let b = 0; b < BATCH; b++, i = after(i, count)) {
+            table.expect4(sourceOf(i), destinationOf(i), portsOf(i), TCP);
+          }
+          table.fetch();
+        }
+        i = first;
+        for (let b = 0; b < BATCH; b++, i = after(i, count)) {
+          sink ^= table.find4(sourceOf(i), destinationOf(i), portsOf(i), TCP);
+        }
       }
     },
   });

@@ -7,7 +7,7 @@ import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
 import colours from 'picocolors';
-import { type Lab, type LabHost, addressIn, createLab, reaches } from './lab.ts';
+import { type Lab, type LabHost, type LabNode, addressIn, createLab, reaches } from './lab.ts';
 import { type Answers, REPORT_ALLOWS, SHOP_ALLOWS, Shop } from './shop.ts';
 import { bulkTcp } from './traffic/traffic.ts';
 
@@ -187,6 +187,20 @@ async function showLogs(lab: Lab): Promise<void> {
   }
 }
 
+/** The page listens in the node's namespace, where a browser of this machine has to be started. */
+function sayWhatToAsk(lab: Lab): void {
+  const [{ netns, stateDir }] = lab.nodes as readonly [LabNode, ...LabNode[]];
+  const weft = `ip netns exec ${netns} bin/weft`;
+  say(`\nThe page:      http://127.0.0.1:8476/ on ${netns}:`);
+  say(`  ip netns exec ${netns} chromium --no-sandbox http://127.0.0.1:8476/`);
+  say('Ask the node:');
+  say(`  ${weft} status --state-dir=${stateDir}`);
+  say(`  ${weft} get networkpolicies -n shop --state-dir=${stateDir}`);
+  say(
+    `  curl -s --unix-socket ${stateDir}/weft.sock 'http://weft/v1/explain?from=default/client&to=service/shop/db&port=5432'\n`,
+  );
+}
+
 /** The lab removes itself on the same signals, and sends them once more: hence no `once` here. */
 async function untilInterrupted(): Promise<void> {
   // A promise alone does not keep the process alive.
@@ -222,6 +236,7 @@ async function main(dataplane: 'weft' | 'kernel', exit: boolean): Promise<void> 
   say(`  and try      ping ${lab.pods.at(-1)!.address4}`);
   say(`Enter a node:  ip netns exec ${lab.nodes[0]!.netns} sh`);
   say(`Logs:          ${lab.directory}`);
+  if (dataplane === 'weft') sayWhatToAsk(lab);
   say('Ctrl-C ends the demo and removes all of it.');
   await untilInterrupted();
   say('\nremoved');

@@ -31,6 +31,7 @@ const dataplane = await startDataplane({
   port: VXLAN_DEFAULT_PORT,
   offloads,
   flows: null,
+  events: false,
   report: (event) => process.stderr.write(`${JSON.stringify(event)}\n`),
 });
 dataplane.publish({

@@ -17,6 +17,7 @@ import { type IpAddress, parseAddress } from '../../wire/address.ts';
 import { type Cidr4, type Cidr6, parseCidr } from '../../wire/cidr.ts';
 import { parseMac } from '../../wire/mac.ts';
 import { createCounters, sumCounters } from '../../overlay/counters.ts';
+import { createCaptureRing, setCaptureFilter } from '../../overlay/capture-ring.ts';
 import { createEventRing } from '../../overlay/event-ring.ts';
 import { CONTROL_GENERATION, CONTROL_WORDS, type Loop, createLoop } from '../../overlay/loop.ts';
 import { compileSnapshot } from '../../overlay/snapshot.ts';
@@ -28,6 +29,8 @@ export interface AllocationOrder {
   readonly datagrams: number;
   readonly warmUpDatagrams: number;
   readonly offloads: Partial<typeof ALL_OFFLOADS>;
+  /** Captures that nobody reads, of inner packets or (true) of datagrams. */
+  readonly captures: readonly boolean[];
 }
 
 export interface AllocationResult {
@@ -50,6 +53,17 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
   const tun = new TunTwin(offloads.tunTso);
   const counters = createCounters();
   const control = new Int32Array(new SharedArrayBuffer(CONTROL_WORDS * 4));
+  const captures = createCaptureRing();
+  for (const [slot, outer] of order.captures.entries()) {
+    setCaptureFilter(captures, slot, {
+      outer,
+      snapBytes: 128,
+      protocol: null,
+      port: null,
+      verdict: null,
+      ends: [],
+    });
+  }
   const flows = [openSender(address), openSender(address)];
   const fragmenting = openSender(address, true);
   const wakeFd = eventfd(0, 0o4000);
@@ -68,6 +82,7 @@ function openNode(address: IpAddress, port: number, receiver: number, state: Ove
     control,
     flows: null,
     events: createEventRing(),
+    captures,
     onChange: (install) => install(compileSnapshot(state, port, 1)),
     report: (event) => {
       throw new Error(JSON.stringify(event));

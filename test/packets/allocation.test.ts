@@ -24,7 +24,7 @@ const NO_OFFLOADS = {
 const rows: readonly [name: string, order: AllocationOrder][] = [
   [
     'ten million datagrams, every offload',
-    { datagrams: 10_000_000, warmUpDatagrams: 300_000, offloads: {} },
+    { datagrams: 10_000_000, warmUpDatagrams: 300_000, offloads: {}, captures: [] },
   ],
   [
     'a million datagrams, each a message',
@@ -32,11 +32,16 @@ const rows: readonly [name: string, order: AllocationOrder][] = [
       datagrams: 1_000_000,
       warmUpDatagrams: 200_000,
       offloads: { udpGso: false, udpGro: false, coalesce: false },
+      captures: [],
     },
   ],
   [
     'three hundred thousand, each a system call',
-    { datagrams: 300_000, warmUpDatagrams: 50_000, offloads: NO_OFFLOADS },
+    { datagrams: 300_000, warmUpDatagrams: 50_000, offloads: NO_OFFLOADS, captures: [] },
+  ],
+  [
+    'a million datagrams, captured by those who do not keep up',
+    { datagrams: 1_000_000, warmUpDatagrams: 300_000, offloads: {}, captures: [false, true] },
   ],
 ];
 

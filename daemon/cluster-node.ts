@@ -1,0 +1,333 @@
+/**
+ * This node among the others: what it tells of itself, what it asks them, and both joined into one picture
+ * of the cluster. Nodes are asked when somebody looks, and not more often than every two seconds.
+ */
+import type { NodeLease } from '../ipam/types.ts';
+import { nameOf } from '../objects/types.ts';
+import type { Dataplane } from '../overlay/types.ts';
+import { ApiError, type ApiRoute } from './api.ts';
+import { ClusterApi, NodeAbsentError } from './cluster-api.ts';
+import { type ExplainInputs, explain } from './explain.ts';
+import { flowFilter } from './flow-log.ts';
+import { type FlowSummary, joinSummaries, summarize } from './flow-summary.ts';
+import { Links } from './links.ts';
+import {
+  type ClusterFlowsMessage,
+  type ClusterMessage,
+  type ClusterNodeMessage,
+  type FlowMessage,
+  type FlowsMessage,
+  type LinkMessage,
+  type NodeMessage,
+  type RateMessage,
+  leaseMessage,
+} from './messages.ts';
+import type { Observation, View } from './observe.ts';
+import { type Look, Timeline } from './timeline.ts';
+
+const LOOK_EVERY_MS = 1_000;
+/** Rates of five minutes, one every two seconds. */
+const RATE_EVERY_MS = 2_000;
+const RATES = 150;
+/** What the service map and the list of drops speak of. */
+const SUMMARY_SINCE = '5m';
+const SUMMARY_FLOWS = 10_000;
+/** An answer serves all who ask within this time. */
+const FRESH_MS = 2_000;
+const AT_ONCE = 32;
+const FLOWS_MAX = 10_000;
+const TIMELINE_MAX = 500;
+const LINKS_MAX = 20;
+/** Of more nodes, less is told of the minutes before. */
+const MANY_NODES = 50;
+const RATES_OF_MANY = 30;
+
+export type NodeState = Omit<NodeMessage, 'links' | 'rates' | 'edges' | 'drops' | 'timeline'>;
+
+export interface ClusterNodeOptions {
+  readonly port: number;
+  readonly state: () => NodeState;
+  readonly view: () => View;
+  /** Null: nothing is known of policies and Services. */
+  readonly inputs: () => Omit<ExplainInputs, 'around'> | null;
+  /** Null before the first list. */
+  readonly peers: () => readonly NodeLease[] | null;
+  readonly dataplane: () => Pick<Dataplane, 'counters'> | null;
+  readonly observation: Observation;
+  /** Others may ask them too. */
+  readonly routes: readonly ApiRoute[];
+  readonly onError: (error: unknown) => void;
+  readonly onProblem: (error: Error | null) => void;
+}
+
+const NO_PEERS: readonly NodeLease[] = [];
+const DROP = 'drop.';
+
+/** What a rate is made of. */
+interface Sums {
+  readonly timeMs: number;
+  readonly outBytes: number;
+  readonly inBytes: number;
+  readonly drops: number;
+}
+
+function rateOf(before: Sums, after: Sums): RateMessage {
+  const seconds = (after.timeMs - before.timeMs) / 1000;
+  const perSecond = (field: 'outBytes' | 'inBytes' | 'drops'): number =>
+    Math.max(Math.round((after[field] - before[field]) / seconds), 0);
+  return {
+    timeMs: after.timeMs,
+    outBytes: perSecond('outBytes'),
+    inBytes: perSecond('inBytes'),
+    drops: perSecond('drops'),
+  };
+}
+
+/** At most so many at the same time; results in the order of the items. */
+async function eachOf<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (next < items.length) {
+      const i = next++;
+      results[i] = await work(items[i]!);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, lane));
+  return results;
+}
+
+/** The same answer for all who ask while it is being made, and for a while after. */
+function shared<T>(make: () => T | Promise<T>, freshMs: number): () => Promise<T> {
+  let madeAtMs = -Infinity;
+  let current: Promise<T> | null = null;
+  return () => {
+    if (current === null || performance.now() - madeAtMs > freshMs) {
+      madeAtMs = performance.now();
+      const made = Promise.resolve().then(make);
+      current = made;
+      made.then(
+        () => (madeAtMs = performance.now()),
+        () => current === made && (current = null),
+      );
+    }
+    return current;
+  };
+}
+
+type Answered = { readonly answer: NodeMessage } | { readonly problem: string };
+
+const NOTHING: FlowSummary = { edges: [], drops: [] };
+
+const lossOf = ({ sent, answered }: LinkMessage): number =>
+  sent === 0 ? 0 : (sent - answered) / sent;
+
+/** Links are as many as pairs of nodes: only the worst of each node are told. */
+const worstLinks = (links: readonly LinkMessage[]): readonly LinkMessage[] =>
+  links.length <= LINKS_MAX
+    ? links
+    : [...links]
+        .sort((a, b) => lossOf(b) - lossOf(a) || (b.rttMs ?? 0) - (a.rttMs ?? 0))
+        .slice(0, LINKS_MAX);
+
+/** What this node and its peers told, joined. @param own  null: no lease yet */
+export function joinCluster(
+  timeMs: number,
+  own: { readonly lease: NodeLease | null; readonly answer: NodeMessage },
+  peers: readonly { readonly lease: NodeLease; readonly answered: Answered }[],
+): ClusterMessage {
+  const ratesMax = peers.length > MANY_NODES ? RATES_OF_MANY : RATES;
+  const nodes: ClusterNodeMessage[] = [];
+  const summaries: FlowSummary[] = [];
+  const timeline: NodeMessage['timeline'][number][] = [];
+  const add = (lease: NodeLease | null, isOwn: boolean, answered: Answered): void => {
+    const named = lease === null ? { ...NO_LEASE, own: isOwn } : leaseMessage(lease, isOwn);
+    if ('problem' in answered) {
+      nodes.push({ ...named, name: named.key, answer: null, problem: answered.problem });
+      return;
+    }
+    const { edges, drops, timeline: events, links, rates, ...state } = answered.answer;
+    const answer = { ...state, links: worstLinks(links), rates: rates.slice(-ratesMax) };
+    nodes.push({ ...named, name: answer.node, answer, problem: null });
+    summaries.push({ edges, drops });
+    timeline.push(...events);
+  };
+  add(own.lease, true, { answer: own.answer });
+  for (const { lease, answered } of peers) add(lease, false, answered);
+  const [first, ...others] = nodes;
+  return {
+    time: new Date(timeMs).toISOString(),
+    node: own.answer.node,
+    nodes: [first!, ...others.sort((a, b) => a.name.localeCompare(b.name, 'en', NUMERIC))],
+    ...(summaries.length === 0 ? NOTHING : joinSummaries(summaries)),
+    timeline: timeline
+      .sort((a, b) => (a.time < b.time ? 1 : a.time > b.time ? -1 : 0))
+      .slice(0, TIMELINE_MAX),
+  };
+}
+
+const NUMERIC = { numeric: true } as const;
+const NO_LEASE = {
+  key: '',
+  subnet: null,
+  ipv6Subnet: null,
+  publicIp: null,
+  publicIpv6: null,
+  vtepMac: null,
+  vtepMacV6: null,
+  reserved: false,
+};
+
+export class ClusterNode implements AsyncDisposable {
+  readonly #options: ClusterNodeOptions;
+  readonly #links: Links;
+  readonly #timeline: Timeline;
+  readonly #rates: RateMessage[] = [];
+  readonly #timer: NodeJS.Timeout;
+  readonly #summary = shared(() => this.#summarize(), FRESH_MS);
+  readonly #whole = shared(() => this.#askAll(), FRESH_MS);
+  #sums: Sums | null = null;
+  /** Of its own routes and those it was given. */
+  readonly api: ClusterApi;
+
+  constructor(options: ClusterNodeOptions) {
+    this.#options = options;
+    const { port, onError, onProblem } = options;
+    const peers = (): readonly NodeLease[] => options.peers() ?? NO_PEERS;
+    const routes = [...options.routes, ...this.#ownRoutes()];
+    this.api = new ClusterApi({ port, routes, peers, onError, onProblem });
+    this.#links = new Links({
+      port,
+      peers,
+      isPeer: (address) => this.api.isPeer(address),
+      pairWith: (peer) => this.api.pairWith(peer),
+    });
+    this.#timeline = new Timeline(options.state().node);
+    this.#timer = setInterval(() => this.#look(), LOOK_EVERY_MS).unref();
+  }
+
+  /** The node's own addresses are those of this lease, and stand. */
+  update(lease: NodeLease): void {
+    this.api.update(lease);
+    this.#links.update(lease);
+  }
+
+  #look(): void {
+    const { state, view, peers, dataplane } = this.#options;
+    const { forwarding, reasons, lease } = state();
+    const counters = dataplane()?.counters() ?? {};
+    const drops = Object.entries(counters).filter(([name]) => name.startsWith(DROP));
+    const look: Look = {
+      forwarding,
+      reasons,
+      lease: lease && lease.key,
+      peers: peers()?.map(({ key }) => key) ?? null,
+      objects: view().objects,
+      drops: Object.fromEntries(drops.map(([name, count]) => [name.slice(DROP.length), count])),
+    };
+    const timeMs = Date.now();
+    this.#timeline.look(look, timeMs);
+    const sums = {
+      timeMs,
+      outBytes: counters['udpSentBytes'] ?? 0,
+      inBytes: counters['udpBytes'] ?? 0,
+      drops: drops.reduce((sum, [, count]) => sum + count, 0),
+    };
+    if (this.#sums !== null) {
+      // A little early, so that a timer that came a moment too soon does not wait for the next.
+      if (timeMs - this.#sums.timeMs < RATE_EVERY_MS - LOOK_EVERY_MS / 2) return;
+      this.#rates.push(rateOf(this.#sums, sums));
+      if (this.#rates.length > RATES) this.#rates.shift();
+    }
+    this.#sums = sums;
+  }
+
+  #summarize(): FlowSummary {
+    const query = new URLSearchParams({ since: SUMMARY_SINCE, limit: String(SUMMARY_FLOWS) });
+    return summarize(this.#options.observation.recent(flowFilter(query, Date.now())));
+  }
+
+  async #own(): Promise<NodeMessage> {
+    return {
+      ...this.#options.state(),
+      links: this.#links.messages(),
+      rates: this.#rates,
+      ...(await this.#summary()),
+      timeline: this.#timeline.events,
+    };
+  }
+
+  async #ask<T>(peer: NodeLease, path: string): Promise<T | string> {
+    try {
+      return await this.api.ask<T>(peer, path);
+    } catch (error) {
+      if (error instanceof NodeAbsentError) return error.message;
+      if (error instanceof ApiError) return `it refuses: ${error.message.slice(0, 200)}`;
+      throw error;
+    }
+  }
+
+  async #askAll(): Promise<ClusterMessage> {
+    const [answer, peers] = await Promise.all([
+      this.#own(),
+      eachOf(this.#options.peers() ?? NO_PEERS, async (lease) => {
+        const got = await this.#ask<NodeMessage>(lease, '/v1/node');
+        const answered = typeof got === 'string' ? { problem: got } : { answer: got };
+        return { lease, answered };
+      }),
+    ]);
+    return joinCluster(Date.now(), { lease: this.#options.view().lease, answer }, peers);
+  }
+
+  async #allFlows(query: URLSearchParams): Promise<ClusterFlowsMessage> {
+    const filter = flowFilter(query, Date.now());
+    const asked = new URLSearchParams(query);
+    for (const name of ['after', 'wait']) asked.delete(name);
+    const absent: string[] = [];
+    const others = await eachOf(this.#options.peers() ?? NO_PEERS, async (peer) => {
+      const got = await this.#ask<FlowsMessage>(peer, `/v1/flows?${asked.toString()}`);
+      if (typeof got !== 'string') return got.flows;
+      absent.push(`${peer.key}: ${got}`);
+      return [];
+    });
+    const own: readonly FlowMessage[] = this.#options.observation.recent({ ...filter, after: 0 });
+    const flows = [...own, ...others.flat()]
+      .sort((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : a.sequence - b.sequence))
+      .slice(-Math.min(filter.limit, FLOWS_MAX));
+    return { flows, absent };
+  }
+
+  #ownRoutes(): readonly ApiRoute[] {
+    return [
+      { method: 'GET', path: '/v1/node', answer: () => this.#own() },
+      {
+        method: 'GET',
+        path: '/v1/explain',
+        answer: ({ query }) => {
+          const inputs = this.#options.inputs();
+          if (inputs === null) {
+            throw new ApiError(503, 'ERR_NOT_READY', 'policies and Services are not known here');
+          }
+          const { nodeName, nodeAddresses } = inputs;
+          const subjects = new Set(this.#options.view().own.map(nameOf));
+          return explain({ ...inputs, around: { nodeName, nodeAddresses, subjects } }, query);
+        },
+      },
+    ];
+  }
+
+  /** For who asks on this machine: other nodes would ask in a circle. */
+  routes(): readonly ApiRoute[] {
+    return [
+      ...this.#ownRoutes(),
+      { method: 'GET', path: '/v1/cluster', answer: () => this.#whole() },
+      { method: 'GET', path: '/v1/cluster/flows', answer: ({ query }) => this.#allFlows(query) },
+    ];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    this.#links[Symbol.dispose]();
+    await this.api[Symbol.asyncDispose]();
+  }
+}
