@@ -1172,11 +1172,11 @@ class NodeDaemon {
     const live = new LiveTraces({ traces, captures: this.#captures, attachments });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
+      ...this.#observation.whatIfRoutes(store, prefix),
       ...this.#captures.routes(),
       ...traces.routes(),
       ...live.routes(),
       ...this.#probes.routes(),
-      ...this.#observation.shadow.routes(store, prefix),
       ...this.#sharedRoutes(),
       ...this.#cluster.routes(),
       {

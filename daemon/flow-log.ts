@@ -370,6 +370,9 @@ export class FlowLog {
     const { reason, source, destination, backend } = event;
     const isDenied = reason === 'policyEgress' || reason === 'policyIngress';
     if ((reason !== null && !isDenied) || source === null || destination === null) return null;
+    // Of a flow that went on when policies changed: perhaps an answer, and no beginning.
+    const isTcp = event.protocol === 'TCP';
+    if (isDenied && isTcp && (event.tcpFlags & (TCP_SYN | TCP_ACK)) !== TCP_SYN) return null;
     const told = this.#message(event, named, null);
     const isFrontend = backend === null && named.service !== null && named.destination === null;
     const protocol = withPorts(event.protocol);

@@ -2,6 +2,7 @@
 import type { NodeLease } from '../ipam/types.ts';
 import type { ObjectSet, Pod } from '../objects/types.ts';
 import type { Dataplane } from '../overlay/types.ts';
+import type { Store } from '../store/store.ts';
 import type { IpAddress } from '../wire/address.ts';
 import type { ApiRoute } from './api.ts';
 import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
@@ -121,9 +122,13 @@ export class Observation {
     return (key) => names.get(key) ?? key;
   }
 
+  /** For this node's operators alone: they cost time, and change what all nodes do. */
+  whatIfRoutes(store: () => Store, prefix: string): readonly ApiRoute[] {
+    return [...this.#whatIf.routes(), ...this.shadow.routes(store, prefix)];
+  }
+
   routes(): readonly ApiRoute[] {
     return [
-      ...this.#whatIf.routes(),
       {
         method: 'GET',
         path: '/v1/flows',
