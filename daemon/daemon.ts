@@ -129,16 +129,24 @@ interface Fixed {
  * Runs until the signal is aborted, or the lease is given back through the API.
  * @throws ConfigError, MissingProgramError, StateDirBusyError, UnderlayError with the host untouched;
  *         DaemonError when a new start is needed
+ * @param printedConfig  for people, without secrets
  */
-export async function runDaemon(config: Config, log: Log, stop: AbortSignal): Promise<void> {
+export async function runDaemon(
+  config: Config,
+  log: Log,
+  stop: AbortSignal,
+  printedConfig: () => string,
+): Promise<void> {
   const underlay = await checkHost(config);
-  await new NodeDaemon(config, underlay, log).run(stop);
+  await new NodeDaemon(config, underlay, log, printedConfig).run(stop);
 }
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
 
 class NodeDaemon {
   readonly #config: Config;
+  /** With origins, without secrets. */
+  readonly #printedConfig: () => string;
   readonly #underlay: Underlay;
   readonly #log: Log;
   readonly #startedAt = new Date().toISOString();
@@ -209,8 +217,9 @@ class NodeDaemon {
   /** What was published last. */
   #overlay: OverlayState | null = null;
 
-  constructor(config: Config, underlay: Underlay, log: Log) {
+  constructor(config: Config, underlay: Underlay, log: Log, printedConfig: () => string) {
     this.#config = config;
+    this.#printedConfig = printedConfig;
     this.#observation = new Observation({ node: config.nodeName, view: () => this.#view() });
     this.#captures = new Captures({
       node: config.nodeName,
@@ -1190,6 +1199,7 @@ class NodeDaemon {
         path: '/v1/ipam',
         answer: ({ query }) => this.#podsOrNot().show(canonical(query.get('ip'))),
       },
+      { method: 'GET', path: '/v1/config', answer: () => ({ text: this.#printedConfig() }) },
       { method: 'GET', path: '/v1/host/check', answer: () => this.#compareHost() },
       { method: 'GET', path: '/v1/ipam/check', answer: () => this.#podsOrNot().checkAll() },
       { method: 'GET', path: '/v1/leases', answer: () => this.#listLeases() },

@@ -76,7 +76,7 @@ async function daemon(flags: Flags): Promise<void> {
       stop.abort();
     });
   }
-  await runDaemon(config, log, stop.signal);
+  await runDaemon(config, log, stop.signal, () => printConfig(resolved));
 }
 
 async function cleanup(flags: Flags): Promise<void> {

@@ -6,18 +6,22 @@ import {
   UsageError,
   ask,
   asking,
+  configOf,
+  etcdOptions,
+  textOf,
   outputOf,
   print,
   printAs,
   show,
   withOptions,
 } from './cli.ts';
+import { ConfigError } from './config.ts';
 import type { CheckResult } from './check.ts';
 import type { LeasesMessage, PeersMessage, StatusMessage } from './messages.ts';
 
 /** Names for whom a word was mistyped. */
-export const OPERATOR_COMMANDS = ['check', 'completion', 'leases', 'peers', 'status'];
-export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe'];
+export const OPERATOR_COMMANDS = ['bugreport', 'check', 'completion', 'leases', 'peers', 'status'];
+export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe', 'write', 'log-file'];
 
 async function status(flags: Flags): Promise<void> {
   const [isBrief, isVerbose] = [flags['brief'] === true, flags['verbose'] === true];
@@ -81,6 +85,33 @@ async function check(flags: Flags): Promise<void> {
   if (summary.failed > 0) process.exitCode = 1;
 }
 
+async function bugReport(flags: Flags): Promise<void> {
+  const { config } = configOf(flags);
+  const { collectReport, writeReport } = await import('./bug-report.ts');
+  const { secretsOf } = await import('./redact.ts');
+  const time = new Date().toISOString().slice(0, 19).replaceAll(':', '');
+  const file = textOf(flags, 'write') ?? `weft-bugreport-${config.nodeName}-${time}.tar.gz`;
+  const report = await collectReport({
+    ask: asking(flags),
+    secrets: [...secretsOf(process.env), config.etcdPassword ?? ''],
+    logFile: textOf(flags, 'log-file'),
+  });
+  try {
+    await writeReport(file, report);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new ConfigError(`--write: ${file} cannot be written (${code})`, { cause });
+  }
+  const { failures } = report;
+  const { printable } = await import('./tables.ts');
+  await printAs(flags, { file, entries: report.entries.map((it) => it.name), failures }, () =>
+    [
+      `wrote ${file}: ${report.entries.length} files; look through it before you send it`,
+      ...failures.map((it) => `not in it: ${printable(it)}`),
+    ].join('\n'),
+  );
+}
+
 async function completion(flags: Flags): Promise<void> {
   const shell = String(flags['shell']);
   const { completionScript } = await import('./completion.ts');
@@ -129,6 +160,30 @@ export const withOperatorCommands = (cli: Argv): Argv =>
               'addresses are gone at the end.\nExit code 1 when a check failed.',
           ),
       check,
+    )
+    .command(
+      'bugreport',
+      'Write what is known of this node into an archive: answers, host state, log; no secrets',
+      (it) =>
+        withOptions(it, ['stateDir', ...etcdOptions])
+          .option('write', {
+            alias: 'w',
+            type: 'string',
+            requiresArg: true,
+            describe: 'the archive; weft-bugreport-NODE-TIME.tar.gz here if it is left out',
+          })
+          .option('log-file', {
+            type: 'string',
+            requiresArg: true,
+            describe: "the daemon's log; the journal of the unit weft if it is left out",
+          })
+          .option('output', OUTPUT_OPTION)
+          .epilogue(
+            'For example: weft bugreport -w /tmp/report.tar.gz --log-file /var/log/weft.log\n\nPasswords, tokens ' +
+              'and keys are left out; names and addresses of pods and nodes are not. What\ncannot be had is ' +
+              'noted in README.txt of the archive.',
+          ),
+      bugReport,
     )
     .command(
       'completion <shell>',

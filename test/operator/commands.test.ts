@@ -3,10 +3,11 @@
  *
  *     n1p1 --- n1 (weft) ======= VXLAN ======= n2 (weft) --- n2p1
  */
+import { join } from 'node:path';
 import test from 'ava';
 import type { CheckResult } from '../../daemon/check.ts';
 import type { PeersMessage, StatusMessage } from '../../daemon/messages.ts';
-import { collect, poll } from '../../linux/program.ts';
+import { collect, poll, run } from '../../linux/program.ts';
 import type { LabNode } from '../lab/lab.ts';
 import { type Pair, WEFT, createPair, ipamOf, stateDirOf, within } from '../overlay/pair.ts';
 
@@ -112,4 +113,26 @@ test.serial('weft check: without a daemon it says so', async (t) => {
   });
   t.is(exitCode, 1);
   t.regex(stdout, /^failed +the daemon answers: no weft daemon answers/m);
+});
+
+test.serial('weft bugreport: of a node that runs, without the password it was given', async (t) => {
+  const [n1] = pair.nodes;
+  const file = join(n1.directory, 'report.tar.gz');
+  const argv = ['bugreport', '-w', file, `--log-file=${n1.daemonLog}`, '-o', 'json'];
+  const { stdout, stderr, exitCode } = await collect([WEFT, ...argv, stateDirOf(n1)], {
+    netns: n1.netns,
+    env: {
+      WEFT_ETCD_ENDPOINTS: pair.lab.store.endpoint,
+      WEFT_ETCD_USERNAME: 'root',
+      WEFT_ETCD_PASSWORD: 'planted-password',
+    },
+  });
+  t.is(exitCode, 0, stderr);
+  const { failures } = JSON.parse(stdout) as { failures: readonly string[] };
+  t.deepEqual(failures, []);
+  const all = await run(['tar', '--extract', '--to-stdout', '--file', file]);
+  t.false(all.includes('planted-password'));
+  for (const it of ['table inet weft', 'default dev weft0', '"ready": true', '# flag --iface']) {
+    t.true(all.includes(it), it);
+  }
 });
