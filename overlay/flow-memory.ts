@@ -179,9 +179,18 @@ function lockFile(path: string, fd: number): void {
   );
 }
 
+/** `/run/weft`, which a boot takes away. Not its parents: Node.js tries for ever to make one under /proc. */
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+}
+
 /** A new file in the place of whatever has the name. */
 function createFile(path: string, bytes: number): number {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  makeDirectory(dirname(path));
   rmSync(path, { force: true });
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
   const fd = openSync(path, flags, 0o600);
