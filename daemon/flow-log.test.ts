@@ -79,8 +79,9 @@ function open(history?: number) {
     destination: string,
     port = 80,
     sourcePort = 4000,
+    flags: number = build.ACK,
   ): void => {
-    const ends = { source, destination, sourcePort, destinationPort: port };
+    const ends = { source, destination, sourcePort, destinationPort: port, flags };
     const packet = build.tcp(ends, Buffer.alloc(0));
     arena.set(packet, 64);
     writer.begin();
@@ -225,4 +226,38 @@ test('who follows gets what comes, each once', async (t) => {
   t.is(next, 3);
   const more = await log.follow({ ...filter, after: next }, 10);
   t.like(more, { flows: [], next: 3, lost: 0 });
+});
+
+test('policies were asked of flows that began, not of packets of others that were cut', (t) => {
+  const { log, drop, began } = open();
+  began(null);
+  began('10.244.2.7');
+  drop(Drop.policyEgress, '10.244.1.5', '10.244.2.7', 80, 4000, build.SYN);
+  drop(Drop.policyEgress, '10.244.2.7', '10.244.1.5', 4000, 80, build.ACK);
+  drop(Drop.policyEgress, '10.244.2.7', '10.244.1.5', 4000, 80, build.SYN | build.ACK);
+  drop(Drop.noPeer, '10.244.1.5', '10.244.9.9');
+  drop(Drop.policyEgress, '10.244.1.5', '10.96.0.10', 5432, 4000, build.SYN);
+  t.deepEqual(
+    log
+      .seen(0)
+      .map(({ told, port, isDenied, isFrontend }) => [
+        told.service?.name ?? told.destination.pod,
+        port,
+        isDenied,
+        isFrontend,
+      ]),
+    [
+      ['db', 5432, false, false],
+      ['db', 5432, false, false],
+      ['db', 80, true, false],
+      ['db', 5432, true, true],
+    ],
+  );
+  t.deepEqual(log.seen(NOW_MS + 1), []);
+});
+
+test('why a packet to a Service was denied: its endpoints are asked', (t) => {
+  const { ask, drop } = open();
+  drop(Drop.policyEgress, '10.244.1.5', '10.96.0.10', 5432);
+  t.regex(ask('').flows[0]!.because ?? '', /NetworkPolicy shop\/closed isolates pod shop\/web/);
 });

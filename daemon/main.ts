@@ -53,6 +53,8 @@ const REFUSALS = new Set([
   'ERR_FILTER',
   'ERR_TRACE',
   'ERR_OBJECT',
+  'ERR_CAPTURE_FILE',
+  'ERR_PCAPNG',
 ]);
 
 async function daemon(flags: Flags): Promise<void> {
@@ -606,7 +608,8 @@ async function main(given: readonly string[]): Promise<void> {
           .option('against', {
             type: 'string',
             requiresArg: true,
-            describe: "diff: flows (this node's flow log, if it is left out)",
+            describe:
+              "diff: flows (this node's flow log, if it is left out), or a capture: FILE.pcapng, FILE.pcap",
           })
           .option('replace', {
             type: 'boolean',

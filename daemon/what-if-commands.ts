@@ -1,4 +1,5 @@
 /** `weft policy diff` and `weft shadow`: what other policies would do, before they are applied. */
+import { createReadStream } from 'node:fs';
 import type { CommandModule } from 'yargs';
 import {
   type Flags,
@@ -38,14 +39,29 @@ async function readPolicies(flags: Flags): Promise<PolicyDiffRequest['documents'
   return documents.filter(({ object }) => isPolicy(object)).map(({ raw }) => raw);
 }
 
+/** @throws CaptureFileError, PcapngError, UsageError */
+async function readCapture(path: string): Promise<PolicyDiffRequest['flows']> {
+  const { readCapturedFlows } = await import('./captured-flows.ts');
+  let captured;
+  try {
+    captured = await readCapturedFlows(createReadStream(path));
+  } catch (cause) {
+    const { code = '', syscall } = cause as NodeJS.ErrnoException;
+    if (syscall === undefined) throw cause;
+    throw new UsageError(`--against: ${path} cannot be read (${code})`, { cause });
+  }
+  const { flows, unread } = captured;
+  if (unread > 0) warn(`${unread} packets of ${path} could not be read, and are left out`);
+  return flows;
+}
+
 export async function policyDiff(flags: Flags): Promise<void> {
   outputOf(flags);
   const against = textOf(flags, 'against') ?? 'flows';
-  if (against !== 'flows') throw new UsageError(`--against: "${against}" is not flows`);
   const request: PolicyDiffRequest = {
     documents: await readPolicies(flags),
     replace: flags['replace'] === true,
-    flows: null,
+    flows: against === 'flows' ? null : await readCapture(against),
     since: textOf(flags, 'since'),
   };
   const message = await ask<PolicyDiffMessage>(flags, 'POST', '/v1/policy/diff', request);

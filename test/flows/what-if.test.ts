@@ -13,6 +13,9 @@ import { Cluster, type Manifest, answerOf, netpol, service, slice } from '../lab
 import type { LabPod } from '../lab/lab.ts';
 import type { Prober } from '../lab/prober.ts';
 import { within } from '../overlay/pair.ts';
+import { tcp as tcpPacket } from '../packets/build.ts';
+import { LINKTYPE_RAW, pcapngHeader, pcapngPacket } from '../../wire/pcapng.ts';
+import { TCP_SYN } from '../../wire/tcp.ts';
 
 const WEFT = join(import.meta.dirname, '..', '..', 'bin', 'weft');
 const VIP = '10.96.0.41';
@@ -122,6 +125,22 @@ test.serial('weft policy diff: of the flows that were seen, which would change',
     await fileOf('none.yaml', service('s', [VIP], {})),
   );
   t.is(wrong.exitCode, 2);
+
+  const capture = join(cluster.lab.directory, 'seen.pcapng');
+  const ends = { source: client.pod.address4!, destination: web.pod.address4!, sourcePort: 4000 };
+  const packet = tcpPacket({ ...ends, destinationPort: 8080, flags: TCP_SYN }, Buffer.alloc(0));
+  const block = { timeNs: 0n, packet, bytes: packet.length, direction: null, comment: null };
+  await writeFile(
+    capture,
+    Buffer.concat([pcapngHeader(LINKTYPE_RAW, 65_535, 'eth0', 'test'), pcapngPacket(block)]),
+  );
+  const captured = await weft(0, 'policy', 'diff', '-f', candidate, '--against', capture);
+  t.is(captured.exitCode, 1, captured.stderr);
+  t.regex(captured.stdout, /allow -> deny +default\/client +default\/web +TCP\/8080/);
+  t.regex(captured.stdout, /1 newly denied, 0 newly allowed, of 1 kinds of flow/);
+  t.is((await weft(0, 'policy', 'diff', '-f', candidate, '--against', candidate)).exitCode, 2);
+  t.is((await weft(0, 'policy', 'diff', '-f', candidate, '--against', '/nowhere')).exitCode, 2);
+
   // Nothing was applied.
   t.regex(await answerOf(client.prober, tcp(web.pod.address4!, 8080), /^8080 /), /^8080 /);
 });
