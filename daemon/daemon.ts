@@ -399,7 +399,7 @@ class NodeDaemon {
       checks: checksOf(this.#readiness()),
       leaseLeftS: state?.kind === 'held' ? (state.deadlineMs - bootTimeMs()) / 1000 : null,
       peers: this.#peers?.length ?? 0,
-      probes: null,
+      probes: this.#probes.readings(),
       pods: this.#pods?.attachments.length ?? 0,
       objects: this.#objectsMessage(),
       workers,

@@ -16,8 +16,8 @@ const reading: Reading = {
   leaseLeftS: 12.5,
   peers: 2,
   probes: [
-    { node: 'n2', roundTripMs: 1.5, lossRatio: 0 },
-    { node: 'a"b\nc', roundTripMs: null, lossRatio: 1 },
+    { node: 'n2', way: 'overlay', family: 4, roundTripMs: 1.5, lossRatio: 0 },
+    { node: 'a"b\nc', way: 'underlay', family: 6, roundTripMs: null, lossRatio: 1 },
   ],
   pods: 3,
   objects: { policies: 4, services: 5, problems: ['x'] },
@@ -62,8 +62,8 @@ for (const [start, value] of [
   ['weft_lease_held', '1'],
   ['weft_lease_left_seconds', '12.5'],
   ['weft_peers', '2'],
-  ['weft_peer_round_trip_seconds{peer="n2"}', '0.0015'],
-  ['weft_peer_loss_ratio{peer="a\\"b\\nc"}', '1'],
+  ['weft_peer_round_trip_seconds{peer="n2",way="overlay",family="ipv4"}', '0.0015'],
+  ['weft_peer_loss_ratio{peer="a\\"b\\nc",way="underlay",family="ipv6"}', '1'],
   ['weft_object_problems', '1'],
   ['weft_offload_in_use{offload="tun-uso"}', '0'],
   ['weft_snapshot_generation{state="installed"}', '11'],
@@ -88,7 +88,7 @@ for (const [start, value] of [
 }
 
 test('what is not known is left out, not 0', async (t) => {
-  const nothing = { ...reading, counters: null, offloads: null, probes: null, leaseLeftS: null };
+  const nothing = { ...reading, counters: null, offloads: null, probes: [], leaseLeftS: null };
   const { text } = await formatMetrics({ ...nothing, dropsIn: null, generations: null });
   for (const name of ['weft_drops_total', 'weft_flows_new_total', 'weft_peer_loss_ratio']) {
     t.false(text.includes(name), name);

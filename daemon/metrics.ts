@@ -7,15 +7,18 @@ import { readdirSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { Counter, Gauge, Registry } from 'prom-client';
 import type { Offloads } from '../overlay/types.ts';
+import type { Family } from '../wire/address.ts';
 import { type DropName, dropNames } from '../wire/drop-reason.ts';
 import { offloadName } from './config.ts';
 import type { Check } from './health.ts';
 import type { ObjectsStatus } from './messages.ts';
 
-/** What a node knows of the way to another one, of late. */
+/** What a node knows of one way to another one, of late. */
 export interface PeerProbe {
   /** The peer's node, by name. */
   readonly node: string;
+  readonly way: 'underlay' | 'overlay';
+  readonly family: Family;
   /** Null: nothing came back. */
   readonly roundTripMs: number | null;
   /** Of what was sent of late, the part that did not come back; 0..1. */
@@ -32,8 +35,8 @@ export interface Reading {
   /** Seconds; Infinity: a reservation; null: none is held. */
   readonly leaseLeftS: number | null;
   readonly peers: number;
-  /** Null: nobody probes. */
-  readonly probes: readonly PeerProbe[] | null;
+  /** Of the peers that were asked (--probe-interval). */
+  readonly probes: readonly PeerProbe[];
   readonly pods: number;
   readonly objects: Pick<ObjectsStatus, 'policies' | 'services' | 'problems'> | null;
   readonly workers: number;
@@ -113,7 +116,13 @@ function hostDrops({ counters }: Reading): readonly Sample[] {
 const isOk = (name: string, checks: readonly Check[]): readonly Sample[] =>
   checks.filter((it) => it.name === name).flatMap((it) => flag(it.reason === null));
 
-/** Before the table of metrics is read: those who ask for one find its order here too. */
+const PROBE_LABELS = ['peer', 'way', 'family'];
+const probeLabels = ({ node, way, family }: PeerProbe) => ({
+  peer: node,
+  way,
+  family: `ipv${family}`,
+});
+
 export const METRICS: readonly Metric[] = [
   {
     name: 'weft_build_info',
@@ -180,20 +189,19 @@ export const METRICS: readonly Metric[] = [
   {
     name: 'weft_peer_round_trip_seconds',
     type: 'gauge',
-    help: "From this node's address in the overlay to a peer's and back, measured last.",
-    labels: ['peer'],
+    help: 'To a peer and back, outside of the tunnel (underlay) and through it (overlay): mean of the last echoes.',
+    labels: PROBE_LABELS,
     read: ({ probes }) =>
-      (probes ?? []).flatMap(({ node, roundTripMs }) =>
-        roundTripMs === null ? [] : [{ labels: { peer: node }, value: roundTripMs / 1000 }],
+      probes.flatMap((it) =>
+        it.roundTripMs === null ? [] : [{ labels: probeLabels(it), value: it.roundTripMs / 1000 }],
       ),
   },
   {
     name: 'weft_peer_loss_ratio',
     type: 'gauge',
-    help: 'Of the probes sent to a peer of late, the part that did not come back.',
-    labels: ['peer'],
-    read: ({ probes }) =>
-      (probes ?? []).map(({ node, lossRatio }) => ({ labels: { peer: node }, value: lossRatio })),
+    help: 'Of the last echoes sent to a peer, the part that was not answered.',
+    labels: PROBE_LABELS,
+    read: ({ probes }) => probes.map((it) => ({ labels: probeLabels(it), value: it.lossRatio })),
   },
   {
     name: 'weft_pods',

@@ -118,6 +118,15 @@ test('one of five is lost', async (t) => {
   const { probes } = probesOf((it, bytes, number) => !(isInside(it) && bytes === 64 && number < 9));
   const message = await probes.probeAll();
   t.deepEqual(probes.findings(), { ...WELL, lossy: KEYS });
+  const inside = probes.readings().filter((it) => it.way === 'overlay');
+  t.deepEqual(
+    inside.map((it) => [it.family, it.roundTripMs !== null]),
+    [
+      [4, true],
+      [6, true],
+    ],
+  );
+  t.true(inside.some((it) => it.lossRatio > 0 && it.lossRatio < 1));
   t.regex(peersTable(message), /^n2 +overlay +10\.244\.2\.0 +1\.50\/1\.50\/1\.50 +\d+ % +1450$/m);
 });
 

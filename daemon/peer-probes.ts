@@ -7,7 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Echo, type EchoSocket, largestThatFits, openEcho } from '../linux/echo.ts';
 import { pathMtuBytes } from '../linux/udp.ts';
 import type { OverlayState, Peer } from '../overlay/types.ts';
-import { type Family, type IpAddress, familyOf, formatAddress } from '../wire/address.ts';
+import {
+  type Family,
+  type IpAddress,
+  familyOf,
+  formatAddress,
+  parseAddress,
+} from '../wire/address.ts';
 import type { ApiRoute } from './api.ts';
 import {
   type LeaseMessage,
@@ -18,6 +24,7 @@ import {
   type StatusMessage,
   addressText,
 } from './messages.ts';
+import type { PeerProbe } from './metrics.ts';
 
 const ECHOES = 5;
 const ECHO_BYTES = 64;
@@ -199,6 +206,20 @@ export class PeerProbes {
       lossy: of('lossy'),
       smallMtu: of('smallMtu'),
     };
+  }
+
+  /** Of each way to each peer that was asked, for metrics. */
+  readings(): readonly PeerProbe[] {
+    const { nodeOf } = this.#options.view();
+    return [...this.#last].flatMap(([key, { links }]) =>
+      links.map(({ kind, address, sent, received, avgMs }) => ({
+        node: nodeOf(key),
+        way: kind,
+        family: familyOf(parseAddress(address)),
+        roundTripMs: avgMs,
+        lossRatio: 1 - received / sent,
+      })),
+    );
   }
 
   routes(): readonly ApiRoute[] {

@@ -101,6 +101,11 @@ for (const { alert, expr, annotations } of alerts) {
   test(`alert: ${alert}`, (t) => {
     t.deepEqual(problems(expr), []);
     t.truthy(annotations['summary']);
+    const page = readFileSync(
+      join(import.meta.dirname, '..', 'docs', 'troubleshooting.md'),
+      'utf8',
+    );
+    t.true(page.includes(`| \`${alert}\` `), 'docs/troubleshooting.md says what to do');
   });
 }
 
