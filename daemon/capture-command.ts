@@ -3,6 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import type { Argv } from 'yargs';
 import { PcapngReader, type PcapngStatistics } from '../wire/pcapng.ts';
 import {
+  textOption,
   ask,
   configOf,
   print,
@@ -20,27 +21,33 @@ export class CaptureFileError extends Error {
   readonly code = 'ERR_CAPTURE_FILE';
 }
 
-const text = (describe: string) => ({ type: 'string', requiresArg: true, describe }) as const;
-
 export const withCaptureOptions = (command: Argv): Argv =>
   withOptions(command, ['stateDir'])
     .option('write', {
       alias: 'w',
-      ...text('a pcapng file for Wireshark and tcpdump, - for stdout; without it, a line a packet'),
+      ...textOption(
+        'a pcapng file for Wireshark and tcpdump, - for stdout; without it, a line a packet',
+      ),
     })
-    .option('pod', text('NAMESPACE/POD at either end; given twice: between the two'))
-    .option('peer', text('what goes to or comes from this node: its name, or an address of it'))
-    .option('protocol', text('TCP, UDP, SCTP, ICMP, ICMPv6, or a number'))
-    .option('port', text('of either end, before translation or after'))
-    .option('verdict', text('forwarded or dropped'))
-    .option('reason', text('dropped for this reason (docs/packet-path.md), or any'))
+    .option('pod', textOption('NAMESPACE/POD at either end; given twice: between the two'))
+    .option(
+      'peer',
+      textOption('what goes to or comes from this node: its name, or an address of it'),
+    )
+    .option('protocol', textOption('TCP, UDP, SCTP, ICMP, ICMPv6, or a number'))
+    .option('port', textOption('of either end, before translation or after'))
+    .option('verdict', textOption('forwarded or dropped'))
+    .option('reason', textOption('dropped for this reason (docs/packet-path.md), or any'))
     .option('outer', {
       type: 'boolean',
       describe: 'the VXLAN datagrams between nodes, instead of the packets in them',
     })
-    .option('snaplen', text('bytes of each packet that are kept; all of them if it is left out'))
-    .option('count', text('end after so many packets'))
-    .option('duration', text('end after so long: 30s, 5m'))
+    .option(
+      'snaplen',
+      textOption('bytes of each packet that are kept; all of them if it is left out'),
+    )
+    .option('count', textOption('end after so many packets'))
+    .option('duration', textOption('end after so long: 30s, 5m'))
     .epilogue(
       'For example: weft capture --pod shop/web --port 8080 -w web.pcapng\n\nEach packet is seen ' +
         'once a node, as Weft hands it on; its comment says what was decided about it.\nPackets ' +

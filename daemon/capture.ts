@@ -31,14 +31,13 @@ import {
 import type { CaptureRings } from '../overlay/types.ts';
 import { type Surroundings, explainFlow } from '../policy/reference.ts';
 import {
+  addressOfWords,
   type IpAddress,
   AddressError,
   addressBytes,
   formatAddress,
   ipv6Words,
   parseAddress,
-  toIpv4,
-  toIpv6,
 } from '../wire/address.ts';
 import { type Cidr, cidrContains, lastOf } from '../wire/cidr.ts';
 import { Drop, dropNames } from '../wire/drop-reason.ts';
@@ -125,21 +124,13 @@ interface OuterEnds {
   readonly ecn: number;
 }
 
-function addressAt(words: Int32Array, at: number, family: number): IpAddress | null {
-  if (family === 4) return toIpv4(words[at]! >>> 0);
-  if (family !== 6) return null;
-  let value = 0n;
-  for (let i = 0; i < 4; i++) value = (value << 32n) | BigInt(words[at + i]! >>> 0);
-  return toIpv6(value);
-}
-
 function endsAt(words: Int32Array, at: number): Ends {
   const form = words[at + ENDS_FORM]!;
   const ports = words[at + ENDS_PORTS]!;
   return {
     protocol: form & 0xff,
-    source: addressAt(words, at + ENDS_SOURCE, form >>> 8),
-    destination: addressAt(words, at + ENDS_DESTINATION, form >>> 8),
+    source: addressOfWords(words, at + ENDS_SOURCE, form >>> 8),
+    destination: addressOfWords(words, at + ENDS_DESTINATION, form >>> 8),
     sourcePort: ports >>> 16,
     destinationPort: ports & 0xffff,
   };
@@ -149,7 +140,7 @@ function endsAt(words: Int32Array, at: number): Ends {
 function packetAt(ring: Int32Array, at: number): CapturedPacket {
   const flags = ring[at + CAPTURE_FLAGS]!;
   const outerForm = ring[at + CAPTURE_OUTER_FORM]!;
-  const address = addressAt(ring, at + CAPTURE_OUTER_ADDRESS, outerForm >>> 8);
+  const address = addressOfWords(ring, at + CAPTURE_OUTER_ADDRESS, outerForm >>> 8);
   const ports = ring[at + CAPTURE_OUTER_PORTS]!;
   return {
     timeMs: new Float64Array(ring.buffer, (at + CAPTURE_TIME) * 4, 1)[0]!,

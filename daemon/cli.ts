@@ -93,6 +93,10 @@ export function textOf(flags: Flags, name: string): string | null {
   return text;
 }
 
+/** An option that takes a text. */
+export const textOption = (describe: string) =>
+  ({ type: 'string', requiresArg: true, describe }) as const;
+
 export const NAMESPACE_OPTION = {
   alias: 'n',
   type: 'string',

@@ -12,7 +12,7 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NodeLease } from '../ipam/types.ts';
 import type { Store } from '../store/store.ts';
-import { AddressError, type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
+import { addressOrNull, type IpAddress, formatAddress } from '../wire/address.ts';
 import { ApiError, type ApiRoute, createLimitedServer, listen, listenerOf } from './api.ts';
 import { clusterToken, isSameSecret } from './cluster-token.ts';
 import type { ErrorMessage } from './messages.ts';
@@ -34,12 +34,7 @@ export const ownAddresses = ({ subnet4, subnet6 }: NodeLease): readonly IpAddres
 /** A socket's remote address; null: it is already gone. */
 export function remoteAddress({ remoteAddress: text }: Pick<Socket, 'remoteAddress'>) {
   if (text === undefined) return null;
-  try {
-    return parseAddress(text.replace(/^::ffff:(?=\d+\.)/, ''));
-  } catch (error) {
-    if (error instanceof AddressError) return null;
-    throw error;
-  }
+  return addressOrNull(text.replace(/^::ffff:(?=\d+\.)/, ''));
 }
 
 export interface AskOptions {

@@ -10,7 +10,7 @@ import {
 } from '../policy/reference.ts';
 import type { ServiceInputs } from '../service/compile.ts';
 import { type Outcome, referenceBackends } from '../service/reference.ts';
-import { AddressError, type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
+import { addressOrNull, formatAddress } from '../wire/address.ts';
 import { ApiError } from './api.ts';
 import type { ExplainMessage } from './messages.ts';
 
@@ -25,15 +25,6 @@ export interface ExplainInputs extends ServiceInputs {
 const refuse = (why: string): never => {
   throw new ApiError(400, 'ERR_EXPLAIN', why);
 };
-
-function addressOrNull(text: string): IpAddress | null {
-  try {
-    return parseAddress(text);
-  } catch (error) {
-    if (error instanceof AddressError) return null;
-    throw error;
-  }
-}
 
 const qualified = (name: string): string => (name.includes('/') ? name : `default/${name}`);
 const endText = (end: End): string => (typeof end === 'string' ? end : formatAddress(end));

@@ -4,6 +4,7 @@ import pico from 'picocolors';
 import type { CommandModule } from 'yargs';
 import { DaemonAbsentError, askDaemon } from './api-client.ts';
 import {
+  textOption,
   type Flags,
   OUTPUT_OPTION,
   UsageError,
@@ -171,24 +172,22 @@ async function flows(flags: Flags): Promise<void> {
   } else for (const flow of message.flows) print(lineOf(flow));
 }
 
-const text = (describe: string) => ({ type: 'string', requiresArg: true, describe }) as const;
-
 export const flowsCommand: CommandModule = {
   command: 'flows',
   describe: 'What happened to flows on this node: begun, or dropped and why',
   builder: (it) =>
     withOptions(it, ['stateDir'])
       .option('follow', { type: 'boolean', describe: 'go on as they happen, until ^C' })
-      .option('verdict', text('allow (or forwarded), or deny (or dropped)'))
-      .option('reason', text('a drop reason: policyIngress, noEndpoint...'))
-      .option('from', text('source: NAMESPACE/POD, NAMESPACE/, address, block or node'))
-      .option('to', text('destination or chosen endpoint, the same'))
-      .option('with', text('either end, the same'))
-      .option('service', text('NAMESPACE/NAME of the Service that was asked'))
-      .option('protocol', text('TCP, UDP, SCTP, ICMP, ICMPv6 or its number'))
-      .option('port', text("the destination's port, or the endpoint's"))
-      .option('since', text('not older than this: 30s, 5m, 2h'))
-      .option('last', text('no more than so many, the newest; 1000 if it is left out'))
+      .option('verdict', textOption('allow (or forwarded), or deny (or dropped)'))
+      .option('reason', textOption('a drop reason: policyIngress, noEndpoint...'))
+      .option('from', textOption('source: NAMESPACE/POD, NAMESPACE/, address, block or node'))
+      .option('to', textOption('destination or chosen endpoint, the same'))
+      .option('with', textOption('either end, the same'))
+      .option('service', textOption('NAMESPACE/NAME of the Service that was asked'))
+      .option('protocol', textOption('TCP, UDP, SCTP, ICMP, ICMPv6 or its number'))
+      .option('port', textOption("the destination's port, or the endpoint's"))
+      .option('since', textOption('not older than this: 30s, 5m, 2h'))
+      .option('last', textOption('no more than so many, the newest; 1000 if it is left out'))
       .option('output', { ...OUTPUT_OPTION, describe: 'table, yaml, json, or jsonl' })
       .epilogue(
         'For example: weft flows --follow --verdict deny --to shop/\n\nA flow is told when it ' +

@@ -7,6 +7,7 @@
  * Names are looked up when an event is read, because a pod may be gone when somebody asks; why policy
  * denied is explained when somebody asks, by the policies as they are then.
  */
+import { tcpFlagsText, protocolName } from '../wire/protocol-names.ts';
 import { randomUUID } from 'node:crypto';
 import type { ObjectSet, Pod, Protocol } from '../objects/types.ts';
 import {
@@ -28,13 +29,12 @@ import {
 import { FLOW_SERVICE } from '../overlay/flow-layout.ts';
 import type { Dataplane } from '../overlay/types.ts';
 import { type Surroundings, referenceVerdict } from '../policy/reference.ts';
-import { AddressError, type IpAddress, formatAddress, toIpv4, toIpv6 } from '../wire/address.ts';
+import { addressOfWords, AddressError, type IpAddress, formatAddress } from '../wire/address.ts';
 import { type Cidr, cidrContains, parseCidr } from '../wire/cidr.ts';
 import { Drop, type DropName, dropNames } from '../wire/drop-reason.ts';
-import { PROTOCOL_ICMP, PROTOCOL_ICMPV6 } from '../wire/icmp.ts';
-import { PROTOCOL_SCTP } from '../wire/sctp.ts';
-import { PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
-import { PROTOCOL_UDP } from '../wire/udp.ts';
+
+import { TCP_ACK, TCP_SYN } from '../wire/tcp.ts';
+
 import { ApiError } from './api.ts';
 import { endsOf } from './endpoints.ts';
 import type { FlowEndMessage, FlowMessage, FlowsMessage } from './messages.ts';
@@ -48,21 +48,6 @@ const EXPLAINED_MS = 500;
 const LIMIT_DEFAULT = 1000;
 const LIMIT_MAX = 10_000;
 
-const PROTOCOLS: Readonly<Record<number, string>> = {
-  [PROTOCOL_ICMP]: 'ICMP',
-  [PROTOCOL_TCP]: 'TCP',
-  [PROTOCOL_UDP]: 'UDP',
-  [PROTOCOL_ICMPV6]: 'ICMPv6',
-  [PROTOCOL_SCTP]: 'SCTP',
-};
-const TCP_FLAGS = [
-  ['SYN', TCP_SYN],
-  ['FIN', TCP_FIN],
-  ['RST', TCP_RST],
-  ['PSH', TCP_PSH],
-  ['ACK', TCP_ACK],
-] as const;
-
 const withPorts = (protocol: string): Protocol | null =>
   protocol === 'TCP' || protocol === 'UDP' || protocol === 'SCTP' ? protocol : null;
 
@@ -74,14 +59,6 @@ interface Named {
   readonly sourceNode: string | null;
   readonly destinationNode: string | null;
   readonly service: ServiceName | null;
-}
-
-function addressAt(words: Int32Array, at: number, family: number): IpAddress | null {
-  if (family === 4) return toIpv4(words[at]! >>> 0);
-  if (family !== 6) return null;
-  let value = 0n;
-  for (let i = 0; i < 4; i++) value = (value << 32n) | BigInt(words[at + i]! >>> 0);
-  return toIpv6(value);
 }
 
 /** One event, its words read. */
@@ -118,15 +95,15 @@ function eventAt(words: Int32Array, times: Float64Array, at: number, sequence: n
     reason: reason === Drop.none ? null : (dropNames[reason] as DropName),
     isOut: (form & FORM_OUT) !== 0,
     family,
-    protocol: PROTOCOLS[number] ?? String(number),
+    protocol: protocolName(number) ?? String(number),
     tcpFlags: form >>> 24,
-    source: addressAt(words, at + EVENT_SOURCE, family),
-    destination: addressAt(words, at + EVENT_DESTINATION, family),
+    source: addressOfWords(words, at + EVENT_SOURCE, family),
+    destination: addressOfWords(words, at + EVENT_DESTINATION, family),
     sourcePort: ports >>> 16,
     destinationPort: ports & 0xffff,
-    backend: ofService ? addressAt(words, at + EVENT_OTHER, family) : null,
+    backend: ofService ? addressOfWords(words, at + EVENT_OTHER, family) : null,
     backendPort: words[at + EVENT_OTHER_PORT]!,
-    outerSource: began ? null : addressAt(words, at + EVENT_OTHER, flags),
+    outerSource: began ? null : addressOfWords(words, at + EVENT_OTHER, flags),
     bytes: words[at + EVENT_BYTES]!,
   };
 }
@@ -420,7 +397,6 @@ export class FlowLog {
   #message(event: Event, named: Named, because = this.#because(event, named)): FlowMessage {
     const { reason, isOut, protocol, tcpFlags, bytes, timeMs } = event;
     const ported = withPorts(protocol) !== null;
-    const flags = TCP_FLAGS.filter(([, bit]) => (tcpFlags & bit) !== 0).map(([name]) => name);
     const { service } = named;
     return {
       sequence: event.sequence,
@@ -430,7 +406,7 @@ export class FlowLog {
       reason,
       direction: isOut ? 'egress' : 'ingress',
       protocol,
-      tcpFlags: flags.join(','),
+      tcpFlags: tcpFlagsText(tcpFlags),
       source: endMessage(
         event.source,
         ported ? event.sourcePort : null,

@@ -1,4 +1,5 @@
 /** A captured packet in a line, for people. */
+import { tcpFlagsText, protocolName } from '../wire/protocol-names.ts';
 import { type IpAddress, formatAddress, toIpv4, toIpv6 } from '../wire/address.ts';
 import { ETHERNET_HEADER_BYTES } from '../wire/ethernet.ts';
 import { PROTOCOL_ICMP, PROTOCOL_ICMPV6 } from '../wire/icmp.ts';
@@ -6,24 +7,9 @@ import { IPV4_HEADER_BYTES, fragmentOffsetBytes, readHeaderBytes } from '../wire
 import { IPV6_HEADER_BYTES } from '../wire/ipv6.ts';
 import { LINKTYPE_ETHERNET, type PcapngPacket } from '../wire/pcapng.ts';
 import { PROTOCOL_SCTP } from '../wire/sctp.ts';
-import { PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
+import { PROTOCOL_TCP } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_HEADER_BYTES } from '../wire/udp.ts';
 import { VXLAN_HEADER_BYTES, readVni } from '../wire/vxlan.ts';
-
-const PROTOCOLS: Readonly<Record<number, string>> = {
-  [PROTOCOL_ICMP]: 'ICMP',
-  [PROTOCOL_TCP]: 'TCP',
-  [PROTOCOL_UDP]: 'UDP',
-  [PROTOCOL_ICMPV6]: 'ICMPv6',
-  [PROTOCOL_SCTP]: 'SCTP',
-};
-const TCP_FLAGS = [
-  ['SYN', TCP_SYN],
-  ['FIN', TCP_FIN],
-  ['RST', TCP_RST],
-  ['PSH', TCP_PSH],
-  ['ACK', TCP_ACK],
-] as const;
 
 const addressIn = (view: DataView, at: number, is4: boolean): IpAddress =>
   is4
@@ -53,7 +39,7 @@ function ipText(view: DataView, at: number, end: number): string {
   const protocol = view.getUint8(at + (is4 ? 9 : 6));
   const source = formatAddress(addressIn(view, at + (is4 ? 12 : 8), is4));
   const destination = formatAddress(addressIn(view, at + (is4 ? 16 : 24), is4));
-  const name = PROTOCOLS[protocol] ?? `protocol ${protocol}`;
+  const name = protocolName(protocol) ?? `protocol ${protocol}`;
   const isLater = is4 && fragmentOffsetBytes(view, at) > 0;
   const transport = at + (is4 ? readHeaderBytes(view, at) : IPV6_HEADER_BYTES);
   if (isLater) return `${name} ${source} > ${destination} fragment`;
@@ -69,8 +55,7 @@ function ipText(view: DataView, at: number, end: number): string {
   const to = end4(destination, view.getUint16(transport + 2));
   if (protocol !== PROTOCOL_TCP || transport + 14 > end) return `${name} ${from} > ${to}`;
   const bits = view.getUint8(transport + 13);
-  const flags = TCP_FLAGS.filter(([, bit]) => (bits & bit) !== 0).map(([flag]) => flag);
-  return `${name} ${from} > ${to} ${flags.join(',')}`.trimEnd();
+  return `${name} ${from} > ${to} ${tcpFlagsText(bits)}`.trimEnd();
 }
 
 /** The inner packet of a VXLAN datagram. */

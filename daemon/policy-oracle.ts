@@ -26,6 +26,7 @@ import {
 import { EGRESS, INGRESS, createPolicyLookup } from '../policy/table.ts';
 import { endpointsOf } from './endpoints.ts';
 import {
+  addressOrNull,
   type IpAddress,
   AddressError,
   addressBytes,
@@ -129,13 +130,8 @@ export class PolicyOracle {
     if (service !== undefined && (explicit !== undefined || !this.objects.pods.has(name))) {
       return service;
     }
-    if (!/^[0-9a-fA-F.:]+$/.test(text)) return null;
-    try {
-      return this.#serviceAt.get(parseAddress(text)) ?? null;
-    } catch (error) {
-      if (error instanceof AddressError) return null;
-      throw error;
-    }
+    const address = /^[0-9a-fA-F.:]+$/.test(text) ? addressOrNull(text) : null;
+    return address === null ? null : (this.#serviceAt.get(address) ?? null);
   }
 
   /** @throws PolicyQueryError, PolicyMismatchError */

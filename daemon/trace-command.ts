@@ -1,16 +1,23 @@
 /** `weft trace`: the stages of a packet's way. Exit code 1: it would not arrive. */
 import type { Argv } from 'yargs';
-import { type Flags, UsageError, OUTPUT_OPTION, ask, printAs, textOf, withOptions } from './cli.ts';
+import {
+  textOption,
+  type Flags,
+  UsageError,
+  OUTPUT_OPTION,
+  ask,
+  printAs,
+  textOf,
+  withOptions,
+} from './cli.ts';
 import type { LiveTraceMessage, TraceMessage } from './messages.ts';
-
-const text = (describe: string) => ({ type: 'string', requiresArg: true, describe }) as const;
 
 export const withTraceOptions = (command: Argv): Argv =>
   withOptions(command, ['stateDir'])
-    .option('from', text('the pod that sends: NAMESPACE/POD'))
-    .option('to', text('NAMESPACE/POD, an address, or a Service: NAMESPACE/NAME'))
-    .option('port', text('its number or name'))
-    .option('protocol', text('TCP (if it is left out), UDP, SCTP or ICMP'))
+    .option('from', textOption('the pod that sends: NAMESPACE/POD'))
+    .option('to', textOption('NAMESPACE/POD, an address, or a Service: NAMESPACE/NAME'))
+    .option('port', textOption('its number or name'))
+    .option('protocol', textOption('TCP (if it is left out), UDP, SCTP or ICMP'))
     .option('live', {
       type: 'boolean',
       describe: 'send one packet from the pod, which is on this node, and watch what becomes of it',

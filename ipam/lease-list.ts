@@ -1,6 +1,6 @@
 /** What `weft leases`, `weft lease show` and `weft lease release` do. */
 import type { Store, StoreEntry } from '../store/store.ts';
-import { AddressError, type IpAddress, parseAddress } from '../wire/address.ts';
+import { addressOrNull, type IpAddress } from '../wire/address.ts';
 import { readOwner, shown } from './lease-codec.ts';
 import type { EntryProblem } from './peers.ts';
 import { subnetReader, subnetsPrefix } from './subnets.ts';
@@ -71,13 +71,4 @@ function ownedBy(entries: Iterable<StoreEntry>, address: IpAddress | null): Stor
     if (owner?.publicIp4 === address || owner?.publicIp6 === address) return entry;
   }
   return null;
-}
-
-function addressOrNull(text: string): IpAddress | null {
-  try {
-    return parseAddress(text);
-  } catch (error) {
-    if (error instanceof AddressError) return null;
-    throw error;
-  }
 }

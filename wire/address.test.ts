@@ -3,6 +3,8 @@ import fc from 'fast-check';
 import { IPv6, collapseIPv6Number } from 'ip-num';
 import {
   AddressError,
+  addressOfWords,
+  addressOrNull,
   familyOf,
   formatAddress,
   ipv6Words,
@@ -137,3 +139,15 @@ test("IPv6 text is ip-num's", (t) => {
     { numRuns: 2_000 },
   );
 });
+
+for (const text of ['10.244.1.2', '255.255.255.255', 'fd00:1::ffff:ffff', '::']) {
+  test(`${text} as words and back`, (t) => {
+    const address = parseAddress(text);
+    const words = typeof address === 'number' ? [address] : ipv6Words(address);
+    const memory = Int32Array.from([-1, ...words, -1]);
+    t.is(addressOfWords(memory, 1, familyOf(address)), address);
+    t.is(addressOfWords(memory, 1, 0), null);
+    t.is(addressOrNull(text), address);
+    t.is(addressOrNull(`${text}x`), null);
+  });
+}

@@ -45,6 +45,28 @@ export function parseAddress(text: string): IpAddress {
   throw new AddressError(`"${text}" is not an IP address`);
 }
 
+/** Null where the text is no address. */
+export function addressOrNull(text: string): IpAddress | null {
+  try {
+    return parseAddress(text);
+  } catch (error) {
+    if (error instanceof AddressError) return null;
+    throw error;
+  }
+}
+
+/**
+ * As workers write addresses into shared memory: one word of IPv4, four of IPv6, each the packet's.
+ * @param family  4 or 6; null for any other
+ */
+export function addressOfWords(words: Int32Array, at: number, family: number): IpAddress | null {
+  if (family === 4) return toIpv4(words[at]! >>> 0);
+  if (family !== 6) return null;
+  let value = 0n;
+  for (let i = 0; i < 4; i++) value = (value << 32n) | BigInt(words[at + i]! >>> 0);
+  return toIpv6(value);
+}
+
 /** @throws AddressError */
 export function parseIpv4(text: string): Ipv4 {
   const address = isIPv4(text) ? parseAddress(text) : undefined;

@@ -9,9 +9,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { FlowMessage } from '../../daemon/messages.ts';
 import { poll } from '../../linux/program.ts';
-import { Cluster, RANGES, answerOf, netpol, service, slice } from '../lab/cluster.ts';
-import type { LabPod } from '../lab/lab.ts';
-import type { Prober } from '../lab/prober.ts';
+import { Cluster, type LabClient, RANGES, answerOf, netpol } from '../lab/cluster.ts';
 import { within } from '../overlay/pair.ts';
 
 const WEFT = join(import.meta.dirname, '..', '..', 'bin', 'weft');
@@ -19,23 +17,14 @@ const VIP = '10.96.0.40';
 const SEEN_WITHIN_MS = 5_000;
 
 let cluster: Cluster;
-let client: { pod: LabPod; prober: Prober };
-let web: { pod: LabPod; prober: Prober };
-let db: { pod: LabPod; prober: Prober };
+let client: LabClient;
+let web: LabClient;
+let db: LabClient;
 
 test.before(async () => {
   cluster = await Cluster.open('ob', 'etcd');
-  client = await cluster.addPod(0, 'client', 'app=client');
-  web = await cluster.addPod(1, 'web', 'app=web', [8080]);
-  db = await cluster.addPod(1, 'db', 'app=db', [8080]);
+  ({ client, web, db } = await cluster.addShop(VIP));
   await cluster.put(
-    service('web', [VIP], { ports: [{ protocol: 'TCP', port: 80, targetPort: 8080 }] }),
-    slice(
-      'web-1',
-      'web',
-      [{ addresses: [web.pod.address4!], conditions: { ready: true } }],
-      [{ protocol: 'TCP', port: 8080 }],
-    ),
     netpol('db-closed', { podSelector: { matchLabels: { app: 'db' } }, ingress: [] }),
     netpol('client-8080', {
       podSelector: { matchLabels: { app: 'client' } },

@@ -9,9 +9,14 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { PolicyDiffMessage, ShadowMessage } from '../../daemon/messages.ts';
 import { type Output, collect, poll } from '../../linux/program.ts';
-import { Cluster, type Manifest, answerOf, netpol, service, slice } from '../lab/cluster.ts';
-import type { LabPod } from '../lab/lab.ts';
-import type { Prober } from '../lab/prober.ts';
+import {
+  Cluster,
+  type LabClient,
+  type Manifest,
+  answerOf,
+  netpol,
+  service,
+} from '../lab/cluster.ts';
 import { within } from '../overlay/pair.ts';
 import { tcp as tcpPacket } from '../packets/build.ts';
 import { LINKTYPE_RAW, pcapngHeader, pcapngPacket } from '../../wire/pcapng.ts';
@@ -23,9 +28,9 @@ const VIP = '10.96.0.41';
 const SEEN_WITHIN_MS = 20_000;
 
 let cluster: Cluster;
-let client: { pod: LabPod; prober: Prober };
-let web: { pod: LabPod; prober: Prober };
-let db: { pod: LabPod; prober: Prober };
+let client: LabClient;
+let web: LabClient;
+let db: LabClient;
 
 const dbClosed = netpol('db-closed', {
   podSelector: { matchLabels: { app: 'db' } },
@@ -42,19 +47,8 @@ const webClosed = netpol('web-closed', {
 
 test.before(async () => {
   cluster = await Cluster.open('wi', 'etcd');
-  client = await cluster.addPod(0, 'client', 'app=client');
-  web = await cluster.addPod(1, 'web', 'app=web', [8080]);
-  db = await cluster.addPod(1, 'db', 'app=db', [8080]);
-  await cluster.put(
-    service('web', [VIP], { ports: [{ protocol: 'TCP', port: 80, targetPort: 8080 }] }),
-    slice(
-      'web-1',
-      'web',
-      [{ addresses: [web.pod.address4!], conditions: { ready: true } }],
-      [{ protocol: 'TCP', port: 8080 }],
-    ),
-    dbClosed,
-  );
+  ({ client, web, db } = await cluster.addShop(VIP));
+  await cluster.put(dbClosed);
 });
 test.after.always(() => cluster?.[Symbol.asyncDispose]());
 

@@ -73,6 +73,12 @@ const EVERY_MS = 20;
 const IN_A_ROW = 3;
 const EFFECT_WITHIN_MS = 8_000;
 
+/** A pod, and who asks and answers in it. */
+export interface LabClient {
+  readonly pod: LabPod;
+  readonly prober: Prober;
+}
+
 export class Cluster implements AsyncDisposable {
   readonly lab: Lab;
   readonly nodes: readonly [LabNode, LabNode];
@@ -125,11 +131,24 @@ export class Cluster implements AsyncDisposable {
     name: string,
     labels: string,
     ports: readonly number[] = [],
-  ): Promise<{ readonly pod: LabPod; readonly prober: Prober }> {
+  ): Promise<LabClient> {
     const pod = await this.nodes[node].addPod(name, {
       args: `IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=${name};K8S_POD_LABELS=${labels}`,
     });
     return { pod, prober: await Prober.start(pod, this.lab.directory, ports) };
+  }
+
+  /** A client on the first node, web and a database on the second, and Service `web`, port 80 to 8080. */
+  async addShop(vip: string): Promise<Readonly<Record<'client' | 'web' | 'db', LabClient>>> {
+    const client = await this.addPod(0, 'client', 'app=client');
+    const web = await this.addPod(1, 'web', 'app=web', [8080]);
+    const db = await this.addPod(1, 'db', 'app=db', [8080]);
+    const endpoint = { addresses: [web.pod.address4!], conditions: { ready: true } };
+    await this.put(
+      service('web', [vip], { ports: [{ protocol: 'TCP', port: 80, targetPort: 8080 }] }),
+      slice('web-1', 'web', [endpoint], [{ protocol: 'TCP', port: 8080 }]),
+    );
+    return { client, web, db };
   }
 
   /** Creates or replaces them. */
