@@ -164,11 +164,9 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     const ref = find(packet.sourceAt, packet.destinationAt, packet.ports, packet.protocol);
     if (ref >= 0 && isCurrent(ref)) {
       const verdict = decideAgain(ref);
-      if (verdict !== Drop.none) {
-        if (verdict !== Drop.noPolicy) table.remove(ref);
-        return verdict;
-      }
-      return pass(ref, unfinished);
+      // A flow that is denied now stays, and is asked about at each packet: without it, what the other
+      // end still sends would begin a flow of its own, the other way, and the answers to that would pass.
+      return verdict === Drop.none ? pass(ref, unfinished) : verdict;
     }
     return decideNew(isOut, unfinished);
   }

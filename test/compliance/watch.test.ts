@@ -190,7 +190,7 @@ test('a call ends by its deadline when etcd stands still, and the next works', a
   await using paused = await startEtcd();
   using store = openEtcd({ endpoints: [paused.endpoint], callTimeoutMs: 1500 });
   await store.get('/a');
-  paused.pause();
+  await paused.pause();
   await t.throwsAsync(store.get('/a'), { code: 'ERR_STORE_UNREACHABLE' });
   const reason = new Error('no longer wanted');
   await t.throwsAsync(store.get('/a', abortSoon(reason)), { is: reason });

@@ -1,11 +1,12 @@
 /** A real etcd of one member, for tests, demo and benchmarks. It dies with the process that started it. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { poll } from '../../linux/program.ts';
 
 export interface EtcdServerOptions {
   /** Kept when given; otherwise a new one, deleted by stop(). */
@@ -30,8 +31,8 @@ export interface EtcdServer extends AsyncDisposable {
   stop(): Promise<void>;
   /** Ends it at once; the data stays, for another start on the same dataDir and port. */
   kill(): Promise<void>;
-  /** Frozen: connections stand, nothing answers. */
-  pause(): void;
+  /** Frozen when it returns: connections stand, nothing answers. */
+  pause(): Promise<void>;
   resume(): void;
 }
 
@@ -78,10 +79,23 @@ export async function startEtcd(options: EtcdServerOptions = {}): Promise<EtcdSe
     dataDir,
     stop,
     kill: () => end('SIGKILL'),
-    pause: () => void child.kill('SIGSTOP'),
+    pause: async () => {
+      child.kill('SIGSTOP');
+      await poll(() => allStopped(child.pid!), AbortSignal.timeout(10_000), 1);
+    },
     resume: () => void child.kill('SIGCONT'),
     [Symbol.asyncDispose]: stop,
   };
+}
+
+/** A signal stops threads one after the other. */
+async function allStopped(pid: number): Promise<true | undefined> {
+  const tasks = `/proc/${pid}/task`;
+  for (const thread of await readdir(tasks)) {
+    const stat = await readFile(join(tasks, thread, 'stat'), 'utf8');
+    if (!stat.slice(stat.lastIndexOf(')')).startsWith(') T')) return undefined;
+  }
+  return true;
 }
 
 async function ready(child: ChildProcess, endpoint: string): Promise<void> {

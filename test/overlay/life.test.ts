@@ -148,7 +148,7 @@ test.serial(
 
     const ping = await startPing(a, b.address4!);
     const { etcd } = pair.lab.store;
-    etcd.pause();
+    await etcd.pause();
     const pausedS = nowS();
     try {
       const stopped = async (node: LabNode): Promise<number> =>

@@ -296,6 +296,27 @@ for (const f of FAMILIES) {
     }
   });
 
+  test(`${version}: a flow that is denied now stays denied, whichever end sends, until policy allows it`, (t) => {
+    using it = new Decider();
+    const first = syn(f.pod, 80, 40000, f.remote);
+    const ack = (packet: Buffer): Buffer => answerTo(packet, 'tcp', build.ACK);
+    whole(t, it.take(first, 'peer'));
+    const answer = answerTo(first, 'tcp');
+    whole(t, it.take(answer));
+    whole(t, it.take(ack(answer), 'peer'));
+    it.denied.add(`ingress ${f.pod} > ${f.remote} :80`);
+    it.publish();
+    t.is(it.take(ack(answer), 'peer'), 'policyIngress');
+    t.is(it.take(ack(first)), 'policyIngress', 'the pod may send, but not in this connection');
+    t.is(it.take(ack(answer), 'peer'), 'policyIngress');
+    t.is(it.take(syn(f.pod, 80, 40000, f.remote), 'peer'), 'policyIngress');
+    whole(t, it.take(syn(f.remote, 40000, 81)));
+    it.denied.clear();
+    it.publish();
+    whole(t, it.take(ack(answer), 'peer'));
+    whole(t, it.take(ack(first)));
+  });
+
   test(`${version}: before policies are listed nothing passes, and no flow is lost`, (t) => {
     using it = new Decider();
     it.frontends.set(`${f.host} 30080`, { backends: [f.remote], port: 8080, hides: true });
