@@ -22,6 +22,7 @@ const FLOW: FlowMessage = {
   reason: null,
   direction: 'egress',
   protocol: 'TCP',
+  isReply: false,
   tcpFlags: '',
   source: end('10.244.1.5', 4000, 'web'),
   destination: end('10.244.2.7', 5432, 'db'),

@@ -80,12 +80,13 @@ function open(history?: number) {
     port = 80,
     sourcePort = 4000,
     flags: number = build.ACK,
+    isReply = false,
   ): void => {
     const ends = { source, destination, sourcePort, destinationPort: port, flags };
     const packet = build.tcp(ends, Buffer.alloc(0));
     arena.set(packet, 64);
     writer.begin();
-    writer.dropped(reason, 64, 64 + packet.length, true, -1, true);
+    writer.dropped(reason, 64, 64 + packet.length, true, -1, true, isReply);
     read();
   };
   const began = (backend: string | null): void => {
@@ -127,6 +128,15 @@ test('a denied packet: who, to whom, and which policy', (t) => {
     bytes: 40,
   });
   t.regex(flows[0]!.because!, /shop\/closed/);
+});
+
+test('an answer in a flow that is denied: the policy of the flow, and no flow of its own', (t) => {
+  const { log, ask, drop } = open();
+  drop(Drop.policyEgress, '10.244.2.7', '10.244.1.5', 40000, 80, build.SYN, true);
+  const [flow] = ask('').flows;
+  t.like(flow, { isReply: true, source: { pod: 'db' }, destination: { pod: 'web' } });
+  t.regex(flow!.because!, /^an answer: .*shop\/closed/);
+  t.deepEqual(log.seen(0), []);
 });
 
 test('a flow of a Service: the Service that was asked, the endpoint that answers', (t) => {

@@ -25,6 +25,7 @@ import {
   EVENT_TIME,
   EVENT_WORDS,
   FORM_OUT,
+  FORM_REPLY,
 } from '../overlay/event-ring.ts';
 import { FLOW_SERVICE } from '../overlay/flow-layout.ts';
 import type { Dataplane } from '../overlay/types.ts';
@@ -45,6 +46,7 @@ const HISTORY = 65_536;
 export const READ_EVERY_MS = 100;
 /** An explanation is not looked for again. */
 const EXPLAINED_MS = 500;
+const CHANGED_SINCE = 'the policies have changed since, and allow it now';
 const LIMIT_DEFAULT = 1000;
 const LIMIT_MAX = 10_000;
 
@@ -67,6 +69,7 @@ interface Event {
   readonly timeMs: number;
   readonly reason: DropName | null;
   readonly isOut: boolean;
+  readonly isReply: boolean;
   readonly family: number;
   readonly protocol: string;
   readonly tcpFlags: number;
@@ -94,6 +97,7 @@ function eventAt(words: Int32Array, times: Float64Array, at: number, sequence: n
     timeMs: times[(at + EVENT_TIME) >>> 1]!,
     reason: reason === Drop.none ? null : (dropNames[reason] as DropName),
     isOut: (form & FORM_OUT) !== 0,
+    isReply: (form & FORM_REPLY) !== 0,
     family,
     protocol: protocolName(number) ?? String(number),
     tcpFlags: form >>> 24,
@@ -349,6 +353,7 @@ export class FlowLog {
     if ((reason !== null && !isDenied) || source === null || destination === null) return null;
     // Of a flow that went on when policies changed: perhaps an answer, and no beginning.
     const isTcp = event.protocol === 'TCP';
+    if (event.isReply) return null;
     if (isDenied && isTcp && (event.tcpFlags & (TCP_SYN | TCP_ACK)) !== TCP_SYN) return null;
     const told = this.#message(event, named, null);
     const isFrontend = backend === null && named.service !== null && named.destination === null;
@@ -405,6 +410,7 @@ export class FlowLog {
       verdict: reason === null ? 'forwarded' : 'dropped',
       reason,
       direction: isOut ? 'egress' : 'ingress',
+      isReply: event.isReply,
       protocol,
       tcpFlags: tcpFlagsText(tcpFlags),
       source: endMessage(
@@ -432,14 +438,15 @@ export class FlowLog {
 
   /** The policy and rule behind a denial, as they are now; on the way to a Service, of any endpoint. */
   #because(event: Event, named: Named): string | null {
-    const { reason, source, destination, protocol, destinationPort } = event;
+    const { reason, source, destination, protocol, sourcePort, destinationPort } = event;
     if (reason !== 'policyEgress' && reason !== 'policyIngress') return null;
     const now = performance.now();
     if (now - this.#explainedAtMs > EXPLAINED_MS) {
       this.#explained.clear();
       this.#explainedAtMs = now;
     }
-    const key = `${source} ${destination} ${protocol} ${destinationPort}`;
+    const asked = event.isReply ? `reply ${sourcePort}` : destinationPort;
+    const key = `${source} ${destination} ${protocol} ${asked}`;
     let because = this.#explained.get(key);
     if (because === undefined) {
       because = this.#explain(event, named);
@@ -448,10 +455,21 @@ export class FlowLog {
     return because;
   }
 
-  #explain({ source, destination, protocol, destinationPort }: Event, named: Named): string | null {
+  #explain(event: Event, named: Named): string | null {
+    const { source, destination, protocol, sourcePort, destinationPort } = event;
     const policies = this.#options.policies();
     if (policies === null || source === null || destination === null) return null;
     const { objects, around } = policies;
+    if (event.isReply) {
+      const flow = {
+        from: destination,
+        to: source,
+        protocol: withPorts(protocol) ?? ('other' as const),
+        port: sourcePort,
+      };
+      const { verdict, because } = referenceVerdict(objects, flow, around);
+      return verdict === 'deny' ? `an answer: ${because}` : CHANGED_SINCE;
+    }
     const asked = {
       source,
       destination,
@@ -464,7 +482,7 @@ export class FlowLog {
       const { verdict, because } = referenceVerdict(objects, flow, around);
       if (verdict === 'deny') return because;
     }
-    return 'the policies have changed since, and allow it now';
+    return CHANGED_SINCE;
   }
 }
 

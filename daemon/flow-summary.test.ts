@@ -14,6 +14,7 @@ const flow = (from: string, to: string, more: Partial<FlowMessage> = {}): FlowMe
   reason: null,
   direction: 'egress',
   protocol: 'TCP',
+  isReply: false,
   tcpFlags: '',
   source: end(from),
   destination: end(to),

@@ -195,6 +195,8 @@ export interface FlowMessage {
   readonly reason: string | null;
   /** egress: from a pod, the node or a client; ingress: from another node. */
   readonly direction: 'egress' | 'ingress';
+  /** Dropped, as an answer in a flow that policy denies: who began it is the destination. */
+  readonly isReply: boolean;
   /** TCP, UDP, SCTP, ICMP, ICMPv6, or the number. */
   readonly protocol: string;
   /** `SYN,ACK`; of packets that were dropped. */

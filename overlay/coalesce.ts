@@ -150,7 +150,7 @@ export function createCoalescer(
       if (flags === 0 || !large || piece <= 0) {
         counters[Drop.oversized]!++;
         counters[DROPS_IN + Drop.oversized]!++;
-        events?.dropped(Drop.oversized, ip, ip + bytes, false, -1, true);
+        events?.dropped(Drop.oversized, ip, ip + bytes, false, -1, true, false);
         if (capture !== null && capture.isInner()) {
           capture.note(ip, ip + bytes);
           capture.decided(Drop.oversized, ip, ip + bytes, bytes, false);
@@ -187,7 +187,9 @@ export function createCoalescer(
     const verdict = decisions === null ? Drop.none : decisions.inbound(ip, ip + bytes, unfinished);
     // A fragment that waits for its first one is told when that has come.
     if (verdict !== Drop.none && decisions!.isEarly()) return verdict;
-    if (verdict !== Drop.none) events?.dropped(verdict, ip, ip + bytes, false, -1, true);
+    if (verdict !== Drop.none) {
+      events?.dropped(verdict, ip, ip + bytes, false, -1, true, decisions!.isReply());
+    }
     if (isCaptured) capture.decided(verdict, ip, ip + bytes, stored, false);
     return verdict;
   }

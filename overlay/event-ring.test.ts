@@ -68,7 +68,7 @@ for (const [name, packet, { family, protocol, port, bytes }] of [
     room.set(packet, PACKET_AT);
     room.set([192, 0, 2, 7], OUTER_AT);
     const end = PACKET_AT + packet.length;
-    writer.dropped(Drop.policyEgress, PACKET_AT, end, true, OUTER_AT, true);
+    writer.dropped(Drop.policyEgress, PACKET_AT, end, true, OUTER_AT, true, false);
     const [record, more] = read();
     t.is(more, undefined);
     t.is(new Float64Array(record!.buffer)[EVENT_TIME], 1_700_000_000_123);
@@ -106,7 +106,7 @@ test('a flow of a Service says its backend', (t) => {
 test('what finds the ring full is counted, and what is read makes room', (t) => {
   const { ring, writer, read } = open();
   const put = (count: number): void => {
-    for (let i = 0; i < count; i++) writer.dropped(Drop.vni, 0, 0, false, -1, true);
+    for (let i = 0; i < count; i++) writer.dropped(Drop.vni, 0, 0, false, -1, true, false);
   };
   put(10_000);
   const first = read().length;

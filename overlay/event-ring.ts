@@ -8,7 +8,7 @@
  *     HEAD, TAIL, LOST in lines of their own | RECORDS records of 32 words (128 bytes):
  *
  *     0 TIME (Float64, milliseconds since 1970)
- *     2 KIND      3 REASON (Drop)   4 FORM: out 1 | family << 8 | protocol << 16 | TCP flags << 24
+ *     2 KIND      3 REASON (Drop)   4 FORM: out 1 | reply 2 | family << 8 | protocol << 16 | TCP flags << 24
  *     5 PORTS     source port in the upper half, as the packet was first seen; 0 where it shows none
  *     6 SOURCE    10 DESTINATION (IPv4: the first word)
  *     14 OTHER    the backend of a flow of a Service; the outer source of a datagram that was dropped
@@ -63,6 +63,8 @@ export const EVENT_BEGAN = 1;
 export const EVENT_DROPPED = 2;
 
 export const FORM_OUT = 1;
+/** It goes the other way than the packet that began its flow. */
+export const FORM_REPLY = 2;
 
 export const createEventRing = (): Int32Array =>
   new Int32Array(new SharedArrayBuffer((HEADER_WORDS + RECORDS * EVENT_WORDS) * 4));
@@ -79,6 +81,7 @@ export interface EventWriter {
    * @param ip       of the inner packet; its header need not have been checked
    * @param sourceAt offset of the outer source address in the arena, or -1
    * @param outerIs4 its family
+   * @param isReply  see FORM_REPLY
    */
   readonly dropped: (
     reason: Drop,
@@ -87,6 +90,7 @@ export interface EventWriter {
     isOut: boolean,
     sourceAt: number,
     outerIs4: boolean,
+    isReply: boolean,
   ) => void;
 }
 
@@ -180,6 +184,7 @@ export function createEventWriter(
     isOut: boolean,
     sourceAt: number,
     outerIs4: boolean,
+    isReply: boolean,
   ): void {
     const at = next(EVENT_DROPPED, reason);
     if (at < 0) return;
@@ -207,7 +212,11 @@ export function createEventWriter(
       if (protocol === PROTOCOL_TCP && transport + 14 <= end) flags = view.getUint8(transport + 13);
     }
     ring[at + EVENT_FORM] =
-      (isOut ? FORM_OUT : 0) | (family << 8) | (protocol << 16) | (flags << 24);
+      (isOut ? FORM_OUT : 0) |
+      (isReply ? FORM_REPLY : 0) |
+      (family << 8) |
+      (protocol << 16) |
+      (flags << 24);
     ring[at + EVENT_BYTES] = bytes;
     if (sourceAt >= 0) {
       copyFrom(at + EVENT_OTHER, sourceAt, outerIs4 ? 4 : 16);

@@ -90,6 +90,8 @@ export interface Flows {
   readonly ownError: (ip: number, end: number) => void;
   /** The packet dropped last is a later fragment, and the first of its datagram has not come. */
   readonly isEarly: () => boolean;
+  /** The packet dropped last is an answer in a flow that policy denies. */
+  readonly isReply: () => boolean;
   readonly packet: Packet;
 }
 
@@ -121,10 +123,15 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
   const hostAt = arena.take(16, 'address of this node');
 
   let early = false;
+  let reply = false;
   let isOutward = true;
 
   function isEarly(): boolean {
     return early;
+  }
+
+  function isReply(): boolean {
+    return reply;
   }
 
   function outbound(ip: number, end: number, unfinished: boolean): Drop {
@@ -150,6 +157,7 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
 
   function decide(ip: number, end: number, isOut: boolean, unfinished: boolean): Drop {
     early = false;
+    reply = false;
     isOutward = isOut;
     // Flows of before a restart wait, untouched, for those who can decide about them again.
     if (!peers.current().policyReady) return Drop.noPolicy;
@@ -166,7 +174,9 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
       const verdict = decideAgain(ref);
       // A flow that is denied now stays, and is asked about at each packet: without it, what the other
       // end still sends would begin a flow of its own, the other way, and the answers to that would pass.
-      return verdict === Drop.none ? pass(ref, unfinished) : verdict;
+      if (verdict === Drop.none) return pass(ref, unfinished);
+      reply = (ref & 1) !== 0;
+      return verdict;
     }
     return decideNew(isOut, unfinished);
   }
@@ -547,6 +557,7 @@ export function createFlows(arena: Arena, peers: Peers, options: FlowsOptions): 
     fetch: table.fetch,
     ownError,
     isEarly,
+    isReply,
     packet,
   };
 }

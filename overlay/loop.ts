@@ -290,7 +290,7 @@ export function createLoop(options: LoopOptions): Loop {
       counters[drop]!++;
       counters[DROPS_IN + drop]!++;
       const ip = at + ENCAPSULATION_BYTES;
-      events?.dropped(drop, ip, end, false, sourceAt, is4);
+      events?.dropped(drop, ip, end, false, sourceAt, is4, false);
       if (capture !== null && capture.isInner()) capture.refused(drop, ip, end, sourceAt, is4);
     };
     receivers.push(
@@ -370,7 +370,10 @@ export function createLoop(options: LoopOptions): Loop {
       if (isCaptured) capture.note(ip, ip + bytes);
       const drop = egress(at, bytes);
       counters[drop === Drop.none ? Counter.egressAccepted : drop]!++;
-      if (drop !== Drop.none) events?.dropped(drop, ip, ip + bytes, true, -1, true);
+      if (drop !== Drop.none) {
+        const isReply = flows !== null && flows.isReply();
+        events?.dropped(drop, ip, ip + bytes, true, -1, true, isReply);
+      }
       if (isCaptured) capture.decided(drop, ip, ip + bytes, bytes, true);
     }
   }

@@ -91,6 +91,7 @@ export function bigFlows(): ClusterFlowsMessage {
     reason: i % 5 === 0 ? 'policyIngress' : null,
     direction: 'ingress',
     protocol: 'TCP',
+    isReply: false,
     tcpFlags: '',
     source: podOf(i),
     destination: podOf(i * 3 + 1),

@@ -212,7 +212,8 @@ test.serial('what denies on the way to a Service is told of its endpoint', async
     backend: { pod: 'web', port: 8080 },
     afterBecause: 'allowed by NetworkPolicy default/client-closed egress rule 1',
   });
-  const line = (await weft(0, 'flows', '--verdict', 'deny', '--last', '1')).stdout;
+  const asked = ['--verdict', 'deny', '--service', 'default/web', '--last', '1'];
+  const line = (await weft(0, 'flows', ...asked)).stdout;
   t.regex(line, /service\/default\/web:80 .* NetworkPolicy default\/client-closed isolates/);
   await weft(0, 'shadow', 'stop');
   await cluster.remove(closed);

@@ -183,6 +183,11 @@ class Decider {
     this.#peers.install(compileSnapshot(state, 8472, 1));
   }
 
+  /** The packet dropped last was an answer in a flow that policy denies. */
+  get wasReply(): boolean {
+    return this.#flows.isReply();
+  }
+
   later(seconds: number): void {
     this.#table.setNow(this.#table.nowS() + seconds);
   }
@@ -308,7 +313,9 @@ for (const f of FAMILIES) {
     it.publish();
     t.is(it.take(ack(answer), 'peer'), 'policyIngress');
     t.is(it.take(ack(first)), 'policyIngress', 'the pod may send, but not in this connection');
+    t.true(it.wasReply);
     t.is(it.take(ack(answer), 'peer'), 'policyIngress');
+    t.false(it.wasReply);
     t.is(it.take(syn(f.pod, 80, 40000, f.remote), 'peer'), 'policyIngress');
     whole(t, it.take(syn(f.remote, 40000, 81)));
     it.denied.clear();
