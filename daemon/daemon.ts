@@ -4,9 +4,7 @@
  * Afterwards every event only marks the state dirty, and one loop brings packet path and host to what
  * the state says.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type LeaseKeeper, type LeaseState, bootTimeMs, keepLease } from '../ipam/lease-keeper.ts';
-import { listLeases, releaseLease } from '../ipam/lease-list.ts';
 import { watchPeers } from '../ipam/peers.ts';
 import { openPodFile } from '../ipam/pod-file.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
@@ -17,7 +15,7 @@ import { directorySource } from '../objects/directory.ts';
 import type { ObjectProblem, ObjectSet, ObjectSource, Pod } from '../objects/types.ts';
 import type { Dataplane, DataplaneEvent, OverlayState } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
-import { type IpAddress, AddressError, formatAddress, parseAddress } from '../wire/address.ts';
+import { type IpAddress, addressOrNull, formatAddress } from '../wire/address.ts';
 import type { Mac } from '../wire/mac.ts';
 import { ApiError, type ApiRoute, listenOnSocket } from './api.ts';
 import { Captures } from './capture.ts';
@@ -48,12 +46,12 @@ import { ServiceCompiler } from '../service/compile.ts';
 import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
+import { HostPasses } from './host-passes.ts';
 import { type HostInputs, compareHost, reconcileHost } from './host-state.ts';
+import { LeaseApi } from './lease-api.ts';
 import type { Log } from './log.ts';
 import {
   type HostDifferencesMessage,
-  type LeaseMessage,
-  type LeasesMessage,
   type ObjectsStatus,
   type StatusMessage,
   addressText,
@@ -83,6 +81,7 @@ import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } fro
 import { LiveTraces } from './live-trace.ts';
 import { type TracePlace, Traces } from './trace.ts';
 import { StoreOutage } from './store-outage.ts';
+import { Told } from './told.ts';
 import { guardTunnel } from './tunnel-guard.ts';
 import { type Underlay, readUnderlay } from './underlay.ts';
 import { VERSION } from './version.ts';
@@ -93,14 +92,6 @@ export class DaemonError extends Error {
   readonly code = 'ERR_DAEMON';
 }
 
-/** What changes on the host is noticed (host-watch.ts); settings of the kernel are not: look this often. */
-const RECONCILE_EVERY_MS = 30_000;
-/** After a failure. */
-const RECONCILE_AGAIN_MS = 2_000;
-/** Pods' passes go first for so long. */
-const NODE_WITHIN_MS = 2_000;
-/** Between two passes over pods: one for many costs little more than one for one. */
-const GATHER_MS = 4;
 /** How often to ask whether somebody has changed the host. */
 const NOTICE_EVERY_MS = 500;
 
@@ -162,16 +153,11 @@ class NodeDaemon {
   /** Null before the first full list. */
   #peers: readonly NodeLease[] | null = null;
   readonly #outage = new StoreOutage();
-  /** Null before the host was first as it should be, and while it is. */
-  #hostProblem: Error | null = null;
   #hostApplied = false;
-  #nodeEvent = Promise.withResolvers<void>();
-  #podEvent = Promise.withResolvers<void>();
-  /** The whole host is to be looked at, not only the pods. */
-  #isNodeDirty = false;
-  /** Who waits for a pass over the pods that begins after they asked. */
-  #podWaiters: PromiseWithResolvers<PodHostResult>[] = [];
-  readonly #podFailures = new PodFailures((fields, text) => this.#log.warn(fields, text));
+  readonly #passes: HostPasses;
+  readonly #podFailures = new Told<Error>((pod, err) =>
+    this.#log.warn({ pod, err }, 'a pod has not what it should have; trying again'),
+  );
   #podHost: PodHost | null = null;
   #pods: Pods | null = null;
   #ownPods: OwnPods | null = null;
@@ -199,7 +185,9 @@ class NodeDaemon {
   #objectFailure = '';
   /** Rungs that were wanted and do not work here. */
   readonly #offloadsGivenUp = new Map<string, string>();
-  readonly #objectProblems = new ObjectProblems((fields, text) => this.#log.warn(fields, text));
+  readonly #objectProblems = new Told<string>((problem) =>
+    this.#log.warn({ problem }, 'an object is not as it should be'),
+  );
   #problems: readonly ObjectProblem[] = [];
   #published: {
     readonly lease: NodeLease;
@@ -232,6 +220,13 @@ class NodeDaemon {
     });
     this.#underlay = underlay;
     this.#log = log;
+    this.#passes = new HostPasses({
+      log,
+      canSetHost: () => this.#canSetHost(),
+      overAll: () => this.#reconcile(),
+      overPods: () => this.#reconcilePods(false),
+      afterEach: () => this.#sayReady(),
+    });
     this.#probes = new PeerProbes({
       view: () => ({
         overlay: this.#overlay,
@@ -296,7 +291,7 @@ class NodeDaemon {
       if (this.#objects !== null) await this.#openRetained();
       await this.#openPods(open);
       // From now on: a pod can be deleted while etcd does not answer yet.
-      const loop = this.#reconcileForever(signal);
+      const loop = this.#passes.run(signal);
       loop.catch(() => 'told below');
       await Promise.race([this.#start(open, signal), loop]);
       await loop;
@@ -323,7 +318,7 @@ class NodeDaemon {
       {
         log,
         host,
-        reconcile: () => this.#podsChanged(),
+        reconcile: () => this.#passes.podsChanged(),
         publish: () => {
           this.#publish();
           this.#ownPods?.changed();
@@ -345,7 +340,7 @@ class NodeDaemon {
   #notice(watch: HostWatch): void {
     if (!watch.changed()) return;
     this.#lookForAddresses();
-    this.#markNode();
+    this.#passes.markNode();
   }
 
   #lookForAddresses(): void {
@@ -356,18 +351,6 @@ class NodeDaemon {
     this.#nodeAddresses = found;
     this.#log.info({ addresses: found.map((it) => formatAddress(it)) }, 'addresses of this node');
     this.#publish();
-  }
-
-  #markNode(): void {
-    this.#isNodeDirty = true;
-    this.#nodeEvent.resolve();
-  }
-
-  #podsChanged(): Promise<PodHostResult> {
-    const waiter = Promise.withResolvers<PodHostResult>();
-    this.#podWaiters.push(waiter);
-    this.#podEvent.resolve();
-    return waiter.promise;
   }
 
   /** Null: pods can be added. */
@@ -523,7 +506,7 @@ class NodeDaemon {
     open.use(this.#captures);
     this.#dataplane = dataplane;
     this.#publish();
-    this.#markNode();
+    this.#passes.markNode();
     log.info(
       { tunName, workers, offloads: formatOffloads(dataplane.offloads) },
       'packet path runs',
@@ -599,7 +582,7 @@ class NodeDaemon {
         // The host's routes to peers on our link come first: what the packet path leaves to the host must
         // not come back to it.
         if (!this.#directRouting()) this.#publish();
-        this.#markNode();
+        this.#passes.markNode();
       }
     } catch (cause) {
       if (!signal.aborted) this.#end(new DaemonError('peers are no longer followed', { cause }));
@@ -613,7 +596,7 @@ class NodeDaemon {
     const tell = (source: string) => (found: readonly ObjectProblem[]) => {
       problems.set(source, found);
       this.#problems = [...problems.values()].flat();
-      this.#objectProblems.tell(this.#problemLines());
+      this.#tellObjectProblems();
     };
     const sources: ObjectSource[] = [
       ...(dir === null ? [] : [directorySource(dir, tell('directory'))]),
@@ -648,7 +631,7 @@ class NodeDaemon {
     const log = this.#log;
     // First of all: not one packet more than the lease allows.
     this.#publish();
-    this.#markNode();
+    this.#passes.markNode();
     if (state.kind === 'held') {
       const { lease, deadlineMs } = state;
       const endsInS = Math.round((deadlineMs - bootTimeMs()) / 1000);
@@ -707,7 +690,7 @@ class NodeDaemon {
     if (isSame && knowsAll && last.pods === pods) return;
     this.#published = { lease, held, peers, pods, tables, nodeAddresses };
     if (last?.tables !== tables) {
-      this.#objectProblems.tell(this.#problemLines());
+      this.#tellObjectProblems();
       void this.#updateHealthChecks();
     }
     const { address4, address6 } = this.#underlay;
@@ -739,7 +722,7 @@ class NodeDaemon {
       this.#steer();
     } catch (err) {
       this.#log.error({ err: err as Error }, "Services' sets could not be changed; trying again");
-      this.#markNode();
+      this.#passes.markNode();
     }
   }
 
@@ -843,83 +826,6 @@ class NodeDaemon {
     await writeSubnetFile(subnetFile, { network, lease, mtuBytes, ipMasq });
     this.#pods!.useSubnets(lease, podReserved);
     this.#recorded = lease;
-  }
-
-  /** One pass after another: over the whole host where that is asked for, or over the pods alone. */
-  async #reconcileForever(signal: AbortSignal): Promise<void> {
-    let nodeAgainAtMs = 0;
-    let lastWholeMs = 0;
-    /** A pass over the pods failed, perhaps for what only a pass over all can mend. */
-    let isForced = false;
-    for (;;) {
-      signal.throwIfAborted();
-      this.#nodeEvent = Promise.withResolvers();
-      this.#podEvent = Promise.withResolvers();
-      const waiters = this.#podWaiters;
-      this.#podWaiters = [];
-      const nowMs = bootTimeMs();
-      const isPaused = this.#hostProblem !== null && nowMs < nodeAgainAtMs;
-      const isDue = nowMs >= nodeAgainAtMs;
-      // Who waits for a pod waits for little; but not for ever is the whole put off.
-      const isWanted =
-        this.#isNodeDirty && (waiters.length === 0 || nowMs - lastWholeMs > NODE_WITHIN_MS);
-      const whole = this.#canSetHost() && !isPaused && (isWanted || isDue || isForced);
-      isForced = false;
-      let result: PodHostResult | null = null;
-      let failure: Error | null = null;
-      try {
-        if (whole) {
-          this.#isNodeDirty = false;
-          lastWholeMs = nowMs;
-          result = await this.#reconcile();
-          if (this.#hostProblem !== null) this.#log.info('host state is as it should be again');
-          this.#hostProblem = null;
-        } else if (waiters.length > 0) {
-          result = this.#reconcilePods(false);
-        }
-      } catch (error) {
-        if (!whole && this.#canSetHost() && !isPaused) {
-          isForced = true;
-          this.#podWaiters.unshift(...waiters);
-          continue;
-        }
-        failure = error as Error;
-        if (failure.message !== this.#hostProblem?.message) {
-          this.#log.error({ err: failure }, 'host state is not as it should be; trying again');
-        }
-        this.#hostProblem = failure;
-      }
-      for (const waiter of waiters) {
-        if (failure !== null) waiter.reject(failure);
-        else waiter.resolve(result!);
-      }
-      // Answers go out, and questions that come meanwhile share the next pass.
-      if (waiters.length > 0) await sleep(GATHER_MS);
-      if (whole || failure !== null) {
-        const pauseMs = failure === null ? RECONCILE_EVERY_MS : RECONCILE_AGAIN_MS;
-        nodeAgainAtMs = bootTimeMs() + pauseMs;
-      }
-      this.#sayReady();
-      if (!this.#isNodeDirty || isPaused || !this.#canSetHost()) {
-        await this.#nextPass(nodeAgainAtMs, signal);
-      }
-    }
-  }
-
-  /** Until somebody asks for a pass, or the next one is due. */
-  async #nextPass(dueMs: number, signal: AbortSignal): Promise<void> {
-    const timer = new AbortController();
-    const waitMs = this.#canSetHost() ? Math.max(dueMs - bootTimeMs(), 0) : RECONCILE_EVERY_MS;
-    const pause = sleep(waitMs, undefined, { signal: AbortSignal.any([signal, timer.signal]) });
-    const events = [this.#podEvent.promise];
-    // After a failure an event does not cut the pause short: no storm of failing programs.
-    if (this.#hostProblem === null) events.push(this.#nodeEvent.promise);
-    try {
-      await Promise.race([pause, ...events]);
-    } finally {
-      pause.catch(() => 'the pause was cut short');
-      timer.abort();
-    }
   }
 
   #directRouting(): boolean {
@@ -1052,6 +958,10 @@ class NodeDaemon {
     };
   }
 
+  #tellObjectProblems(): void {
+    this.#objectProblems.tell(new Map(this.#problemLines().map((it) => [it, ''])));
+  }
+
   /** Of the sources and of what was compiled last. */
   #problemLines(): readonly string[] {
     const compiled = this.#published?.tables?.problems ?? [];
@@ -1073,21 +983,12 @@ class NodeDaemon {
       lease,
       arePeersKnown: this.#peers !== null,
       isHostApplied: this.#hostApplied,
-      hostProblem: this.#hostProblem?.message ?? null,
+      hostProblem: this.#passes.problem?.message ?? null,
       areObjectsKnown: this.#knowsObjects(),
       objectFailure: this.#objectFailure === '' ? null : this.#objectFailure,
       store: this.#outage.current?.message ?? null,
       firstAnswer: this.#fixed === null ? this.#stage : null,
     };
-  }
-
-  #isOwn(lease: Pick<NodeLease, 'publicIp4' | 'publicIp6'>): boolean {
-    const own = this.#fixed?.addresses;
-    if (own === undefined) return false;
-    return (
-      (own.publicIp4 !== null && lease.publicIp4 === own.publicIp4) ||
-      (own.publicIp6 !== null && lease.publicIp6 === own.publicIp6)
-    );
   }
 
   #explainInputs() {
@@ -1128,7 +1029,7 @@ class NodeDaemon {
         unreachable: this.#outage.current,
       },
       workers: this.#config.workers,
-      host: { applied: this.#hostApplied, problem: this.#hostProblem?.message ?? null },
+      host: { applied: this.#hostApplied, problem: this.#passes.problem?.message ?? null },
       underlay: {
         iface: this.#underlay.iface,
         mtuBytes: this.#underlay.mtuBytes,
@@ -1165,10 +1066,7 @@ class NodeDaemon {
 
   #routes(): readonly ApiRoute[] {
     const { etcdPrefix: prefix, serviceClusterIpRange: clusterIps } = this.#config;
-    const store = (): Store => {
-      if (this.#store !== null) return this.#store;
-      throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
-    };
+    const store = (): Store => this.#store ?? this.#notReady();
     const ranges = { clusterIps };
     const traces = new Traces({
       node: this.#config.nodeName,
@@ -1178,6 +1076,16 @@ class NodeDaemon {
       place: () => this.#tracePlace(),
     });
     const attachments = () => this.#pods?.attachments ?? [];
+    const leases = new LeaseApi({
+      prefix,
+      known: () => {
+        const { network, addresses: own } = this.#fixed ?? this.#notReady();
+        return { store: store(), network, own };
+      },
+      keeper: () => this.#keeper,
+      endsInS: () => this.#endsInS(),
+      onReleased: (key) => this.#onReleased(key),
+    });
     const live = new LiveTraces({ traces, captures: this.#captures, attachments });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
@@ -1186,6 +1094,7 @@ class NodeDaemon {
       ...traces.routes(),
       ...live.routes(),
       ...this.#probes.routes(),
+      ...leases.routes(),
       ...this.#sharedRoutes(),
       ...this.#cluster.routes(),
       {
@@ -1202,18 +1111,6 @@ class NodeDaemon {
       { method: 'GET', path: '/v1/config', answer: () => ({ text: this.#printedConfig() }) },
       { method: 'GET', path: '/v1/host/check', answer: () => this.#compareHost() },
       { method: 'GET', path: '/v1/ipam/check', answer: () => this.#podsOrNot().checkAll() },
-      { method: 'GET', path: '/v1/leases', answer: () => this.#listLeases() },
-      {
-        method: 'GET',
-        path: '/v1/leases/:which',
-        answer: ({ parts }) => this.#showLease(parts['which'] ?? ''),
-      },
-      {
-        method: 'DELETE',
-        path: '/v1/leases/:which',
-        answer: ({ parts, query }) =>
-          this.#releaseLease(parts['which'] ?? '', query.get('reservations') === 'true'),
-      },
     ];
   }
 
@@ -1227,81 +1124,24 @@ class NodeDaemon {
 
   /** @throws ApiError 503 in the first moments */
   #podsOrNot(): Pods {
-    if (this.#pods !== null) return this.#pods;
+    return this.#pods ?? this.#notReady();
+  }
+
+  /** @throws ApiError 503 */
+  #notReady(): never {
     throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
   }
 
-  /** @throws ApiError 503 before the network config was read, or when etcd does not answer */
-  async #listLeases(): Promise<LeasesMessage> {
-    if (this.#store === null || this.#fixed === null) {
-      throw new ApiError(503, 'ERR_NOT_READY', this.#stage);
-    }
-    const { leases, problems } = await this.#asking(
-      listLeases(this.#store, this.#config.etcdPrefix, this.#fixed.network),
-    );
-    const endsInS = this.#endsInS();
-    const message = (it: NodeLease): LeaseMessage => {
-      const own = this.#isOwn(it);
-      return leaseMessage(it, own, own ? endsInS : null);
-    };
-    return { leases: leases.map(message), problems };
-  }
-
-  async #showLease(which: string): Promise<LeaseMessage> {
-    const { leases } = await this.#listLeases();
-    const found = leases.find((it) => namesLease(it, which));
-    if (found !== undefined) return found;
-    throw new ApiError(404, 'ERR_NO_LEASE', `no lease has the key or public address "${which}"`);
-  }
-
-  /** Ours, which ends the daemon: without a lease it has nothing to do. Or a dead node's. */
-  async #releaseLease(which: string, reservations: boolean): Promise<unknown> {
-    const lease = await this.#showLease(which);
-    if (lease.reserved && !reservations) {
-      throw new ApiError(409, 'ERR_RESERVED', `${lease.key} is a reservation; say --reservations`);
-    }
-    if (lease.own && this.#keeper !== null) {
-      await this.#asking(this.#keeper.release());
-      try {
-        await this.#ownPods?.release();
-      } catch (err) {
-        if (!(err instanceof StoreError)) throw err;
-        this.#log.warn({ err }, "this node's pods stay in etcd until their lease ends");
-      }
-      this.#log.info({ key: lease.key }, 'gave the lease back; the daemon ends');
-      setImmediate(() => this.#end(null));
-      return { kind: 'released', key: lease.key };
-    }
-    const options = { reservations };
-    return await this.#asking(
-      releaseLease(this.#store!, this.#config.etcdPrefix, lease.key, options),
-    );
-  }
-
-  async #asking<T>(answer: Promise<T>): Promise<T> {
+  /** Our lease is given back: without one there is nothing to do. */
+  async #onReleased(key: string): Promise<void> {
     try {
-      return await answer;
-    } catch (cause) {
-      if (!(cause instanceof StoreError)) throw cause;
-      throw new ApiError(503, cause.code, cause.message, { cause });
+      await this.#ownPods?.release();
+    } catch (err) {
+      if (!(err instanceof StoreError)) throw err;
+      this.#log.warn({ err }, "this node's pods stay in etcd until their lease ends");
     }
-  }
-}
-
-/** Says once what is wrong with objects, as long as it is. */
-class ObjectProblems {
-  readonly #warn: (fields: object, text: string) => void;
-  #told = new Set<string>();
-
-  constructor(warn: (fields: object, text: string) => void) {
-    this.#warn = warn;
-  }
-
-  tell(problems: readonly string[]): void {
-    for (const problem of problems) {
-      if (!this.#told.has(problem)) this.#warn({ problem }, 'an object is not as it should be');
-    }
-    this.#told = new Set(problems);
+    this.#log.info({ key }, 'gave the lease back; the daemon ends');
+    setImmediate(() => this.#end(null));
   }
 }
 
@@ -1309,47 +1149,8 @@ class ObjectProblems {
 const problemText = ({ place, object, field, reason }: ObjectProblem): string =>
   [place, object, field, reason].filter((it) => it !== '').join(': ');
 
-/** Says once that a pod cannot have what it should, and once that it has it again. */
-class PodFailures {
-  readonly #warn: (fields: object, text: string) => void;
-  #told = new Map<string, string>();
-
-  constructor(warn: (fields: object, text: string) => void) {
-    this.#warn = warn;
-  }
-
-  tell(failures: ReadonlyMap<string, Error>): void {
-    const now = new Map([...failures].map(([key, { message }]) => [key, message]));
-    for (const [key, err] of failures) {
-      if (this.#told.get(key) !== err.message) {
-        this.#warn({ pod: key, err }, 'a pod has not what it should have; trying again');
-      }
-    }
-    this.#told = now;
-  }
-}
-
 /** An address in the form in which it is stored; what is none stays as it is, and is nobody's. */
 function canonical(address: string | null): string | null {
-  if (address === null) return null;
-  try {
-    return formatAddress(parseAddress(address));
-  } catch (error) {
-    if (error instanceof AddressError) return address;
-    throw error;
-  }
-}
-
-/** By its key, `10.5.52.0-24`, or its node's public address in any spelling. */
-function namesLease(lease: LeaseMessage, which: string): boolean {
-  if (which === 'own') return lease.own;
-  if (which === lease.key) return true;
-  if (!/^[0-9a-fA-F:.]+$/.test(which)) return false;
-  try {
-    const text = formatAddress(parseAddress(which));
-    return text === lease.publicIp || text === lease.publicIpv6;
-  } catch (error) {
-    if ((error as { code?: string }).code === 'ERR_ADDRESS') return false;
-    throw error;
-  }
+  const parsed = address === null ? null : addressOrNull(address);
+  return parsed === null ? address : formatAddress(parsed);
 }
