@@ -830,6 +830,8 @@ class Matrix {
   /** Offset 0: nothing passes. */
   readonly #sets: Uint32Array[];
   readonly #offsets = new Map<string, number>();
+  /** Thousands of sets are made one after the other, of which few differ. */
+  readonly #scratch: readonly [Uint32Array, Uint32Array, Uint32Array];
 
   /** @throws PolicySizeError */
   constructor(
@@ -852,6 +854,8 @@ class Matrix {
     this.#addresses = addresses;
     this.#atoms = atoms;
     this.#sets = [new Uint32Array(ports.words)];
+    const { words } = ports;
+    this.#scratch = [new Uint32Array(words), new Uint32Array(words), new Uint32Array(words)];
     this.#offsets.set(this.#sets[0]!.join(), 0);
   }
 
@@ -897,8 +901,12 @@ class Matrix {
       const { direction, rules } = row;
       const byPeer = direction === EGRESS && row.hasNames;
       const partition = new Partition(classes, byPeer ? portsOfClass : undefined);
+      const forAny: number[] = [];
       for (const [number, { isAnyPeer, atoms }] of rules.entries()) {
-        if (isAnyPeer) continue;
+        if (isAnyPeer) {
+          forAny.push(number);
+          continue;
+        }
         partition.begin(number);
         for (const { key } of atoms) {
           for (const it of classesOfAtoms[this.#atoms.get(key)!.index]!) partition.add(it);
@@ -910,7 +918,8 @@ class Matrix {
         const at = 2 * part + (isSelf ? 1 : 0);
         if (offsets[at] === -1) {
           const ports = byPeer ? this.#ports.portsOf(partition.rootOf(part)) : row.ports;
-          offsets[at] = this.#intern(this.#portSet(row, partition.causesOf(part), ports, isSelf));
+          const about = inOrder(partition.causesOf(part), forAny);
+          offsets[at] = this.#intern(this.#portSet(row, about, ports, isSelf));
         }
         return offsets[at]!;
       };
@@ -928,31 +937,38 @@ class Matrix {
     }
   }
 
+  /** @param set  is used again */
   #intern(set: Uint32Array): number {
     const key = set.join();
     let offset = this.#offsets.get(key);
     if (offset === undefined) {
-      offset = (this.#sets.push(set) - 1) * this.#ports.words;
+      offset = (this.#sets.push(set.slice()) - 1) * this.#ports.words;
       this.#offsets.set(key, offset);
     }
     return offset;
   }
 
-  /** @param matched  the row's rules that are about this peer; those for any peer go without saying */
+  /**
+   * @param about  the row's rules that are about this peer or any, in their order
+   * @returns until the next call
+   */
   #portSet(
-    row: Row,
-    matched: readonly number[],
+    { rules, networkAt, baselineAt, isIsolated }: Row,
+    about: readonly number[],
     ports: readonly Port[],
     isSelf: boolean,
   ): Uint32Array {
-    const { rules, networkAt, baselineAt, isIsolated } = row;
-    const allowed = new Uint32Array(this.#ports.words);
-    const open = Uint32Array.from(this.#ports.full);
-    const passed = new Uint32Array(this.#ports.words);
-    const isAbout = new Set(matched);
-    for (const [i, rule] of rules.entries()) {
-      if (i === networkAt) join(open, passed);
-      if (!rule.isAnyPeer && !isAbout.has(i)) continue;
+    const [allowed, open, passed] = this.#scratch;
+    allowed.fill(0);
+    open.set(this.#ports.full);
+    passed.fill(0);
+    let isPast = false;
+    for (const i of about) {
+      if (i >= networkAt && !isPast) {
+        isPast = true;
+        join(open, passed);
+      }
+      const rule = rules[i]!;
       const bits = this.#ports.bitsOf(rule, ports);
       if (i >= networkAt && i < baselineAt) {
         for (let w = 0; w < bits.length; w++) allowed[w]! |= bits[w]! & open[w]!;
@@ -967,10 +983,17 @@ class Matrix {
         open[w]! &= ~bits[w]!;
       }
     }
-    if (rules.length === networkAt) join(open, passed);
+    if (!isPast) join(open, passed);
     if (!isIsolated || isSelf) join(allowed, open);
     return allowed;
   }
+}
+
+/** Of two lists in ascending order. */
+function inOrder(some: readonly number[], others: readonly number[]): readonly number[] {
+  if (others.length === 0) return some;
+  if (some.length === 0) return others;
+  return [...some, ...others].sort((a, b) => a - b);
 }
 
 function join(into: Uint32Array, other: Uint32Array): void {
