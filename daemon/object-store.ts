@@ -392,6 +392,18 @@ const heirs = new WeakMap<Pod, { readonly first: Pod; readonly pod: Pod }>();
 
 /** What was applied for a pod holds for its other interfaces as well. @param set  from withOwnPods */
 export function withInterfaces(set: ObjectSet): ObjectSet {
+  let pods = inherited.get(set.pods);
+  if (pods === undefined) {
+    pods = podsWithInterfaces(set);
+    inherited.set(set.pods, pods);
+  }
+  return pods === set.pods ? set : { ...set, pods };
+}
+
+/** The same map gives the same map again: most changes are of other kinds. */
+const inherited = new WeakMap<ObjectSet['pods'], ObjectSet['pods']>();
+
+function podsWithInterfaces(set: ObjectSet): ObjectSet['pods'] {
   let pods: Map<string, Pod> | null = null;
   for (const [key, pod] of set.pods) {
     const { namespace, name, annotations } = pod.metadata;
@@ -408,7 +420,7 @@ export function withInterfaces(set: ObjectSet): ObjectSet {
     pods ??= new Map(set.pods);
     pods.set(key, heir.pod);
   }
-  return pods === null ? set : { ...set, pods };
+  return pods ?? set.pods;
 }
 
 /**

@@ -148,6 +148,7 @@ export class PolicyCompiler {
   #places = new Map<string, Place>();
   #nodeGroups = new Map<string, Group>();
   #atoms = new Map<string, Matches>();
+  #peers: KnownPeers | null = null;
   readonly #matrixMax: number;
   #objects: ObjectSet | null;
   #retained: readonly (Namespace | NetworkPolicy)[] = [];
@@ -176,7 +177,6 @@ export class PolicyCompiler {
     const objects = retainPolicies(before, inputs.objects);
     this.#objects = objects;
     this.#retained = retainedObjects(objects, inputs.objects);
-    this.#epoch++;
     const peers = this.#peersOf(objects, inputs);
     const rows = this.#rowsOf(objects, peers);
     const atoms = this.#atomsOf(rows, peers);
@@ -245,9 +245,23 @@ export class PolicyCompiler {
     return { object, labelsKey, labels, groups: new Map() };
   }
 
-  /** Who has which address, and who is asked. Groups of other compilations are not found again. */
+  /** The peers of last time where only policies have changed. */
   #peersOf(objects: ObjectSet, inputs: PolicyInputs): Peers {
-    const epoch = this.#epoch;
+    const known = this.#peers;
+    if (known !== null && isSameWorld(known, objects, inputs)) {
+      known.peers.created.length = 0;
+      return known.peers;
+    }
+    // Until they are there: a failure leaves none.
+    this.#peers = null;
+    const peers = this.#newPeersOf(objects, inputs);
+    this.#peers = { objects, inputs, peers };
+    return peers;
+  }
+
+  /** Who has which address, and who is asked. Groups of other compilations are not found again. */
+  #newPeersOf(objects: ObjectSet, inputs: PolicyInputs): Peers {
+    const epoch = ++this.#epoch;
     const peers = new Peers(epoch);
     const places = new Map<string, Place>();
     const hostPods: Pod[] = [];
@@ -455,6 +469,29 @@ export class PolicyCompiler {
     }
     return partition;
   }
+}
+
+interface KnownPeers {
+  readonly objects: ObjectSet;
+  readonly inputs: PolicyInputs;
+  readonly peers: Peers;
+}
+
+/** Did the same go into it: all but policies? */
+function isSameWorld(known: KnownPeers, objects: ObjectSet, inputs: PolicyInputs): boolean {
+  const { subjects, nodeName, nodeAddresses } = inputs;
+  const before = known.inputs;
+  return (
+    known.objects.pods === objects.pods &&
+    known.objects.nodes === objects.nodes &&
+    known.objects.namespaces === objects.namespaces &&
+    before.nodeName === nodeName &&
+    before.nodeAddresses.length === nodeAddresses.length &&
+    before.nodeAddresses.every((it, i) => it === nodeAddresses[i]) &&
+    (subjects === 'all' || before.subjects === 'all'
+      ? subjects === before.subjects
+      : subjects.size === before.subjects.size && subjects.isSubsetOf(before.subjects))
+  );
 }
 
 function isMatch(atom: Exclude<Atom, { kind: 'block' }>, group: Group): boolean {
