@@ -31,7 +31,6 @@ import {
 import {
   ADDRESS4_WORDS,
   ADDRESS6_WORDS,
-  BASE_OTHER,
   EGRESS,
   EMPTY_POLICY_TABLE,
   INGRESS,
@@ -41,6 +40,7 @@ import {
   SUBJECT_ROW,
   SUBJECT_SELF,
   SUBJECT_WORDS,
+  classOfPort,
   hash4,
   hash6,
 } from './table.ts';
@@ -149,6 +149,7 @@ export class PolicyCompiler {
   #nodeGroups = new Map<string, Group>();
   #atoms = new Map<string, Matches>();
   #peers: KnownPeers | null = null;
+  readonly #scratch = new Scratch();
   readonly #matrixMax: number;
   #objects: ObjectSet | null;
   #retained: readonly (Namespace | NetworkPolicy)[] = [];
@@ -182,33 +183,40 @@ export class PolicyCompiler {
     const atoms = this.#atomsOf(rows, peers);
     const ports = new PortClasses(rows, peers.groups);
     const ranges = new Ranges(atoms);
-    const addresses = new Addresses(peers, ranges, this.#parted(atoms, peers, ports));
+    const addresses = new Addresses(
+      peers,
+      ranges,
+      this.#parted(atoms, peers, ports),
+      this.#scratch,
+    );
     const matrix = new Matrix(rows, atoms, ports, addresses, this.#matrixMax);
     const subjects = new Uint32Array(peers.subjects.length * SUBJECT_WORDS);
     for (const { number, node } of peers.subjects) {
       subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
     }
     matrix.write(subjects);
+    const last = this.#table;
+    const stay = (before: Uint32Array, now: Uint32Array): Uint32Array =>
+      isEqual(before, now) ? before : now;
     const next: PolicyTableContent = {
-      addresses4: addresses.addresses4,
-      addresses6: addresses.addresses6,
-      ranges4: addresses.ranges4,
-      ranges6: addresses.ranges6,
-      subjects,
-      matrix: matrix.entries,
-      portSets: matrix.portSets(),
-      portClasses: ports.classes,
-      portBases: ports.bases,
+      addresses4: stay(last.addresses4, addresses.addresses4),
+      addresses6: stay(last.addresses6, addresses.addresses6),
+      ranges4: stay(last.ranges4, addresses.ranges4),
+      ranges6: stay(last.ranges6, addresses.ranges6),
+      subjects: stay(last.subjects, subjects),
+      matrix: stay(last.matrix, matrix.entries),
+      portSets: stay(last.portSets, matrix.portSets()),
+      portStarts: stay(last.portStarts, ports.starts),
     };
-    const names = Object.keys(next) as (keyof typeof next)[];
+    const names = Object.keys(next) as (keyof PolicyTableContent)[];
     // Before anything was compiled nothing was known: the first table is another one in any case.
-    const isFirst = this.#table === EMPTY_POLICY_TABLE;
-    if (isFirst || !names.every((name) => isEqual(next[name], this.#table[name]))) {
+    const isFirst = last === EMPTY_POLICY_TABLE;
+    if (isFirst || !names.every((name) => next[name] === last[name])) {
       const { classes } = addresses;
-      const isSame =
-        !isFirst && classes === this.#classes && meanTheSame(next, this.#table, classes);
-      this.#table = { generation: this.#table.generation + (isSame ? 0 : 1), ...next };
+      const isSame = !isFirst && classes === this.#classes && meanTheSame(next, last, classes);
+      this.#table = { generation: last.generation + (isSame ? 0 : 1), ...next };
       this.#classes = classes;
+      this.#scratch.release(Object.values(next));
     }
     return this.#table;
   }
@@ -579,10 +587,9 @@ class Peers {
   }
 }
 
-/** Ports that no rule tells apart, per protocol, and what they are in sets of bits. */
+/** Ports that no rule tells apart, and what they are in sets of bits. */
 class PortClasses {
-  readonly classes = new Uint16Array(3 * PORTS);
-  readonly bases = new Uint32Array(4);
+  readonly starts: Uint32Array;
   readonly words: number;
   /** What the names that egress rules use mean on a group's pods: the same number, the same ports. */
   readonly portsOfGroup: Int32Array;
@@ -591,11 +598,9 @@ class PortClasses {
   readonly full: Uint32Array;
 
   constructor(rows: readonly Row[], groups: readonly Group[]) {
-    // A class begins at a port that is marked.
-    const marks = new Uint8Array(3 * PORTS + 1);
+    const starts = new Set([0, PORTS, 2 * PORTS]);
     const mark = (protocol: number, start: number, end: number): void => {
-      marks[protocol * PORTS + start] = 1;
-      marks[protocol * PORTS + end + 1] = 1;
+      starts.add(protocol * PORTS + start).add(protocol * PORTS + end + 1);
     };
     const names = new Set<string>();
     for (const { direction, rules, hasNames, ports } of rows) {
@@ -609,15 +614,10 @@ class PortClasses {
     }
     this.portsOfGroup = new Int32Array(groups.length);
     if (names.size > 0) this.#nameGroups(groups, names, mark);
-    for (let protocol = 0; protocol < 3; protocol++) {
-      let it = 0;
-      for (let port = 1; port < PORTS; port++) {
-        if (marks[protocol * PORTS + port] === 1) it++;
-        this.classes[protocol * PORTS + port] = it;
-      }
-      this.bases[protocol + 1] = this.bases[protocol]! + it + 1;
-    }
-    this.words = (this.bases[BASE_OTHER]! >>> 5) + 1;
+    // No port comes after the last.
+    starts.delete(3 * PORTS);
+    this.starts = Uint32Array.from(starts).sort();
+    this.words = (this.starts.length >>> 5) + 1;
     this.full = new Uint32Array(this.words).fill(0xffffffff);
   }
 
@@ -650,9 +650,8 @@ class PortClasses {
   }
 
   #addRange(bits: Uint32Array, protocol: number, start: number, end: number): void {
-    const base = this.bases[protocol]!;
-    const last = base + this.classes[protocol * PORTS + end]!;
-    for (let bit = base + this.classes[protocol * PORTS + start]!; bit <= last; bit++) {
+    const last = classOfPort(this.starts, protocol * PORTS + end);
+    for (let bit = classOfPort(this.starts, protocol * PORTS + start); bit <= last; bit++) {
       bits[bit >>> 5]! |= 1 << (bit & 31);
     }
   }
@@ -757,6 +756,27 @@ const capacityFor = (count: number): number => {
   return capacity;
 };
 
+/**
+ * Arrays that the next compilation uses again, unless they went into a table: thousands of pages that are taken
+ * anew for every change make the engine look through all it has.
+ */
+class Scratch {
+  readonly #arrays = new Map<string, Uint32Array>();
+
+  zeros(name: string, length: number): Uint32Array {
+    const known = this.#arrays.get(name);
+    if (known?.length === length) return known.fill(0);
+    const made = new Uint32Array(length);
+    this.#arrays.set(name, made);
+    return made;
+  }
+
+  /** They are no longer ours to change. */
+  release(arrays: readonly unknown[]): void {
+    for (const [name, it] of this.#arrays) if (arrays.includes(it)) this.#arrays.delete(name);
+  }
+}
+
 /** Every address's class: of its owner's group and of its range. */
 class Addresses {
   readonly addresses4: Uint32Array;
@@ -770,7 +790,7 @@ class Addresses {
   readonly ranges: Ranges;
   readonly #numbers = new Map<number, number>();
 
-  constructor({ claims, groups }: Peers, ranges: Ranges, partition: Partition) {
+  constructor({ claims, groups }: Peers, ranges: Ranges, partition: Partition, scratch: Scratch) {
     this.groups = partition;
     this.ranges = ranges;
     const outside = partition.classOf[groups[0]!.index]!;
@@ -784,10 +804,11 @@ class Addresses {
     this.ranges4 = Uint32Array.from(ranges4);
     this.ranges6 = Uint32Array.from(ranges6);
     const count4 = claims.filter(({ words }) => words.length === 1).length;
-    this.addresses4 = new Uint32Array(capacityFor(count4) * ADDRESS4_WORDS);
-    this.addresses6 = new Uint32Array(capacityFor(claims.length - count4) * ADDRESS6_WORDS);
-    const owners4 = new Int32Array(this.addresses4.length / ADDRESS4_WORDS);
-    const owners6 = new Int32Array(this.addresses6.length / ADDRESS6_WORDS);
+    this.addresses4 = scratch.zeros('addresses4', capacityFor(count4) * ADDRESS4_WORDS);
+    const count6 = claims.length - count4;
+    this.addresses6 = scratch.zeros('addresses6', capacityFor(count6) * ADDRESS6_WORDS);
+    const owners4 = scratch.zeros('owners4', this.addresses4.length / ADDRESS4_WORDS);
+    const owners6 = scratch.zeros('owners6', this.addresses6.length / ADDRESS6_WORDS);
     for (let i = 0; i < claims.length; i++) {
       const claim = claims[i]!;
       const { words, group } = claim;

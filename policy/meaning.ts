@@ -22,12 +22,11 @@ const NUMBERED = [
   'subjects',
   'matrix',
   'portSets',
-  'portClasses',
-  'portBases',
+  'portStarts',
 ] as const satisfies readonly (keyof PolicyTableContent)[];
 
 /** By a loop: hundreds of thousands of entries are compared at each change. */
-export function isEqual(a: Uint32Array | Uint16Array, b: Uint32Array | Uint16Array): boolean {
+export function isEqual(a: Uint32Array, b: Uint32Array): boolean {
   if (a.length !== b.length) return false;
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
   return true;

@@ -24,10 +24,8 @@ export const SUBJECT_NODE = 2;
 /** + direction * 2 + (1 for IPv6) */
 export const SUBJECT_SELF = 4;
 export const SUBJECT_WORDS = 8;
-/** Of portClasses: one for each of TCP, UDP, SCTP. */
+/** Of each of TCP, UDP, SCTP; in this order port p of protocol i is i * PORTS + p. */
 export const PORTS = 65536;
-/** Of portBases: the bit of all protocols that have no ports here. */
-export const BASE_OTHER = 3;
 
 /** Numbers and typed arrays only, so that it can be placed in shared memory. */
 export interface PolicyTable {
@@ -44,10 +42,10 @@ export interface PolicyTable {
   readonly subjects: Uint32Array;
   /** Rows of one entry per class: offset into portSets. */
   readonly matrix: Uint32Array;
-  /** Sets of bits; bit portBases[p] + portClasses[p * PORTS + port] says yes. */
+  /** Sets of bits, one for each class of ports, and the last for all protocols that have no ports here. */
   readonly portSets: Uint32Array;
-  readonly portClasses: Uint16Array;
-  readonly portBases: Uint32Array;
+  /** The first port of each class, ascending; 0 of each protocol is among them. */
+  readonly portStarts: Uint32Array;
 }
 
 /** Before anything is known: no subjects. */
@@ -60,8 +58,7 @@ export const EMPTY_POLICY_TABLE: PolicyTable = {
   subjects: Uint32Array.of(),
   matrix: Uint32Array.of(),
   portSets: Uint32Array.of(),
-  portClasses: new Uint16Array(3 * PORTS),
-  portBases: Uint32Array.of(0, 1, 2, 3),
+  portStarts: Uint32Array.of(0, PORTS, 2 * PORTS),
 };
 
 export interface PolicyLookup {
@@ -95,10 +92,22 @@ export function hash6(a: number, b: number, c: number, d: number): number {
   return hash4(Math.imul(a, 31) ^ Math.imul(b, 0x9e3779b1) ^ Math.imul(c, 0x85ebca6b) ^ d);
 }
 
+/** The class that holds the port. @param port  as in portStarts */
+export function classOfPort(portStarts: Uint32Array, port: number): number {
+  let low = 0;
+  let after = portStarts.length;
+  while (after - low > 1) {
+    const middle = (low + after) >>> 1;
+    if (portStarts[middle]! <= port) low = middle;
+    else after = middle;
+  }
+  return low;
+}
+
 /** @param view the arena that the addresses stand in */
 export function createPolicyLookup(view: DataView): PolicyLookup {
   let { addresses4, addresses6, ranges4, ranges6, subjects } = EMPTY_POLICY_TABLE;
-  let { matrix, portSets, portClasses, portBases } = EMPTY_POLICY_TABLE;
+  let { matrix, portSets, portStarts } = EMPTY_POLICY_TABLE;
 
   /** Offset of the address's entry, or -1. Half of the entries are free. */
   function find4(address: number): number {
@@ -173,9 +182,9 @@ export function createPolicyLookup(view: DataView): PolicyLookup {
 
   function portBit(protocol: number, port: number): number {
     // IANA's numbers of TCP, UDP, SCTP.
-    const which = protocol === 6 ? 0 : protocol === 17 ? 1 : protocol === 132 ? 2 : BASE_OTHER;
-    if (which === BASE_OTHER) return portBases[BASE_OTHER]!;
-    return portBases[which]! + portClasses[which * PORTS + (port & 0xffff)]!;
+    const which = protocol === 6 ? 0 : protocol === 17 ? 1 : protocol === 132 ? 2 : -1;
+    if (which === -1) return portStarts.length;
+    return classOfPort(portStarts, which * PORTS + (port & 0xffff));
   }
 
   function isSame(a: number, b: number, is4: boolean): boolean {
@@ -229,7 +238,7 @@ export function createPolicyLookup(view: DataView): PolicyLookup {
 
   function openTable(table: PolicyTable): void {
     ({ addresses4, addresses6, ranges4, ranges6, subjects } = table);
-    ({ matrix, portSets, portClasses, portBases } = table);
+    ({ matrix, portSets, portStarts } = table);
   }
 
   return { install: openTable, subjectOf, allows };
