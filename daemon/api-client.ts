@@ -51,10 +51,14 @@ function absence(stateDir: string, cause: NodeJS.ErrnoException): DaemonAbsentEr
  * An answer that comes bit by bit: its headers are there, its body is read by the caller.
  * @throws DaemonAbsentError; ApiError with the daemon's own words
  */
-export async function openStream(stateDir: string, path: string): Promise<IncomingMessage> {
+export async function openStream(
+  stateDir: string,
+  path: string,
+  signal?: AbortSignal,
+): Promise<IncomingMessage> {
   const { socket: socketPath } = stateFiles(stateDir);
   const response = await new Promise<IncomingMessage>((resolve, reject) => {
-    request({ socketPath, path }, resolve)
+    request({ socketPath, path, signal }, resolve)
       .on('error', (cause) => reject(absence(stateDir, cause)))
       .end();
   });

@@ -285,7 +285,7 @@ export class Captures implements Disposable {
     });
   }
 
-  /** Until it is disposed of. @throws ApiError */
+  /** Until it is disposed of: what was copied by then is taken. @throws ApiError */
   watch(
     filter: CaptureFilter,
     take: (packet: CapturedPacket, comment: string) => void,
@@ -302,7 +302,12 @@ export class Captures implements Disposable {
         end: () => {},
       },
     );
-    return { [Symbol.dispose]: () => void this.#end(session) };
+    return {
+      [Symbol.dispose]: () => {
+        this.#read();
+        this.#end(session);
+      },
+    };
   }
 
   /** @throws ApiError */

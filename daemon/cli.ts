@@ -22,6 +22,14 @@ export type Flags = Readonly<Record<string, unknown>>;
 
 export const print = (text: string): void => void process.stdout.write(`${text}\n`);
 
+export const warn = (line: string): void =>
+  void process.stderr.write(`weft: ${line.replaceAll(/\p{Cc}/gu, '?')}\n`);
+
+/** What is missing of other nodes, a line each; a script sees it on stderr, whatever the output. */
+export function warnOf(lines: readonly string[], before = ''): void {
+  for (const line of lines) warn(before + line);
+}
+
 /** What yargs made of a flag, as the text the operator wrote. */
 function flagText(name: OptionName, value: unknown): string {
   const { kind } = OPTIONS[name];

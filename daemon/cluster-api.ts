@@ -1,6 +1,7 @@
 /**
  * What daemons tell one another: HTTP with JSON over the overlay itself, from `.0` of one node's subnet to
- * `.0` of another's, GET only, and nothing that changes anything.
+ * `.0` of another's, GET only, and nothing that changes anything. All that a question leaves behind is a look
+ * at one probe's packets, for some seconds (trace-watches.ts).
  *
  * Who asks must have a peer's own address, which the packet path grants to that peer alone: an inner source
  * is checked against the outer one, and a pod cannot send from `.0`. It must also know the token in etcd.
@@ -45,13 +46,16 @@ export interface AskOptions {
   readonly token: string;
   readonly withinMs?: number;
   readonly bytesMax?: number;
+  /** Nobody wants the answer any more. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** One question to another node. @throws NodeAbsentError; ApiError with that daemon's own words */
 export async function askNode<T>(options: AskOptions): Promise<T> {
   const { to, from, port, path, token } = options;
   const { withinMs = ANSWER_WITHIN_MS, bytesMax = ANSWER_BYTES_MAX } = options;
-  const signal = AbortSignal.timeout(withinMs);
+  const late = AbortSignal.timeout(withinMs);
+  const signal = options.signal === undefined ? late : AbortSignal.any([late, options.signal]);
   let status: number;
   let said: unknown;
   try {
@@ -78,7 +82,7 @@ export async function askNode<T>(options: AskOptions): Promise<T> {
     said = JSON.parse(Buffer.concat(pieces).toString('utf8'));
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
-    const why = signal.aborted ? `no answer within ${withinMs / 1000} s` : (code ?? message);
+    const why = late.aborted ? `no answer within ${withinMs / 1000} s` : (code ?? message);
     throw new NodeAbsentError(why, { cause });
   }
   if (status === 200) return said as T;
@@ -181,15 +185,21 @@ export class ClusterApi implements AsyncDisposable {
     if (method !== 'GET') throw new ApiError(405, 'ERR_METHOD', `${method} does not apply here`);
   }
 
+  /** Why no other node can be asked; null: each can be tried. */
+  get obstacle(): string | null {
+    if (this.#options.port === 0) return 'nodes are not asked, --cluster-port is 0';
+    return this.#token === null ? "the cluster's token in etcd is not known yet" : null;
+  }
+
   /** @throws NodeAbsentError, ApiError */
-  async ask<T>(peer: NodeLease, path: string, withinMs?: number): Promise<T> {
+  async ask<T>(peer: NodeLease, path: string, withinMs?: number, signal?: AbortSignal): Promise<T> {
     const { port } = this.#options;
     const token = this.#token;
-    if (port === 0) throw new NodeAbsentError('nodes are not asked: --cluster-port is 0');
-    if (token === null) throw new NodeAbsentError("the cluster's token is not known yet");
+    const { obstacle } = this;
+    if (obstacle !== null || token === null) throw new NodeAbsentError(obstacle ?? '');
     const pair = this.pairWith(peer);
     if (pair === null) throw new NodeAbsentError('it has no subnet of a family of ours');
-    return await askNode<T>({ ...pair, port, path, token, ...(withinMs && { withinMs }) });
+    return await askNode<T>({ ...pair, port, path, token, signal, ...(withinMs && { withinMs }) });
   }
 
   /** Which of our own addresses speaks to which of the peer's; null: none to none. */

@@ -6,23 +6,25 @@ import type { NodeLease } from '../ipam/types.ts';
 import { nameOf } from '../objects/types.ts';
 import type { Dataplane } from '../overlay/types.ts';
 import { ApiError, type ApiRoute } from './api.ts';
-import { ClusterApi, NodeAbsentError } from './cluster-api.ts';
+import { ClusterApi } from './cluster-api.ts';
+import { ClusterFlows } from './cluster-flows.ts';
 import { type ExplainInputs, explain } from './explain.ts';
 import { flowFilter } from './flow-log.ts';
 import { type FlowSummary, joinSummaries, summarize } from './flow-summary.ts';
 import { Links } from './links.ts';
 import {
-  type ClusterFlowsMessage,
   type ClusterMessage,
   type ClusterNodeMessage,
-  type FlowMessage,
-  type FlowsMessage,
+  type ClusterShadowMessage,
   type LinkMessage,
   type NodeMessage,
   type RateMessage,
+  type ShadowMessage,
   leaseMessage,
 } from './messages.ts';
 import type { Observation, View } from './observe.ts';
+import { type Answered, OtherNodes, eachOf } from './other-nodes.ts';
+import { joinShadows, shadowOf } from './shadow-join.ts';
 import { type Look, Timeline } from './timeline.ts';
 
 const LOOK_EVERY_MS = 1_000;
@@ -34,8 +36,6 @@ const SUMMARY_SINCE = '5m';
 const SUMMARY_FLOWS = 10_000;
 /** An answer serves all who ask within this time. */
 const FRESH_MS = 2_000;
-const AT_ONCE = 32;
-const FLOWS_MAX = 10_000;
 const TIMELINE_MAX = 500;
 const LINKS_MAX = 20;
 /** Of more nodes, less is told of the minutes before. */
@@ -83,20 +83,6 @@ function rateOf(before: Sums, after: Sums): RateMessage {
   };
 }
 
-/** At most so many at the same time; results in the order of the items. */
-async function eachOf<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  let next = 0;
-  const lane = async (): Promise<void> => {
-    while (next < items.length) {
-      const i = next++;
-      results[i] = await work(items[i]!);
-    }
-  };
-  await Promise.all(Array.from({ length: AT_ONCE }, lane));
-  return results;
-}
-
 /** The same answer for all who ask while it is being made, and for a while after. */
 function shared<T>(make: () => T | Promise<T>, freshMs: number): () => Promise<T> {
   let madeAtMs = -Infinity;
@@ -115,8 +101,6 @@ function shared<T>(make: () => T | Promise<T>, freshMs: number): () => Promise<T
   };
 }
 
-type Answered = { readonly answer: NodeMessage } | { readonly problem: string };
-
 const NOTHING: FlowSummary = { edges: [], drops: [] };
 
 const lossOf = ({ sent, answered }: LinkMessage): number =>
@@ -134,13 +118,13 @@ const worstLinks = (links: readonly LinkMessage[]): readonly LinkMessage[] =>
 export function joinCluster(
   timeMs: number,
   own: { readonly lease: NodeLease | null; readonly answer: NodeMessage },
-  peers: readonly { readonly lease: NodeLease; readonly answered: Answered }[],
+  peers: readonly { readonly lease: NodeLease; readonly answered: Answered<NodeMessage> }[],
 ): ClusterMessage {
   const ratesMax = peers.length > MANY_NODES ? RATES_OF_MANY : RATES;
   const nodes: ClusterNodeMessage[] = [];
   const summaries: FlowSummary[] = [];
   const timeline: NodeMessage['timeline'][number][] = [];
-  const add = (lease: NodeLease | null, isOwn: boolean, answered: Answered): void => {
+  const add = (lease: NodeLease | null, isOwn: boolean, answered: Answered<NodeMessage>): void => {
     const named = lease === null ? { ...NO_LEASE, own: isOwn } : leaseMessage(lease, isOwn);
     if ('problem' in answered) {
       nodes.push({ ...named, name: named.key, answer: null, problem: answered.problem });
@@ -190,6 +174,8 @@ export class ClusterNode implements AsyncDisposable {
   #sums: Sums | null = null;
   /** Of its own routes and those it was given. */
   readonly api: ClusterApi;
+  readonly others: OtherNodes;
+  readonly #flows: ClusterFlows;
 
   constructor(options: ClusterNodeOptions) {
     this.#options = options;
@@ -197,6 +183,13 @@ export class ClusterNode implements AsyncDisposable {
     const peers = (): readonly NodeLease[] => options.peers() ?? NO_PEERS;
     const routes = [...options.routes, ...this.#ownRoutes()];
     this.api = new ClusterApi({ port, routes, peers, onError, onProblem });
+    const { observation } = options;
+    const names = () => observation.nodeNames();
+    this.others = new OtherNodes({ api: this.api, peers: options.peers, names });
+    const { node } = options.state();
+    const isOwn = (name: string): boolean =>
+      name === 'own' || name === node || name === options.view().lease?.key;
+    this.#flows = new ClusterFlows({ node, isOwn, observation, others: this.others, onError });
     this.#links = new Links({
       port,
       peers,
@@ -258,44 +251,27 @@ export class ClusterNode implements AsyncDisposable {
     };
   }
 
-  async #ask<T>(peer: NodeLease, path: string): Promise<T | string> {
-    try {
-      return await this.api.ask<T>(peer, path);
-    } catch (error) {
-      if (error instanceof NodeAbsentError) return error.message;
-      if (error instanceof ApiError) return `it refuses: ${error.message.slice(0, 200)}`;
-      throw error;
-    }
-  }
-
   async #askAll(): Promise<ClusterMessage> {
-    const [answer, peers] = await Promise.all([
+    const { others } = this;
+    const told: { readonly lease: NodeLease; readonly answered: Answered<NodeMessage> }[] = [];
+    const [answer] = await Promise.all([
       this.#own(),
-      eachOf(this.#options.peers() ?? NO_PEERS, async (lease) => {
-        const got = await this.#ask<NodeMessage>(lease, '/v1/node');
-        const answered = typeof got === 'string' ? { problem: got } : { answer: got };
-        return { lease, answered };
+      eachOf(others.peers, async (lease) => {
+        told.push({ lease, answered: await others.answerOf<NodeMessage>(lease, '/v1/node') });
       }),
     ]);
-    return joinCluster(Date.now(), { lease: this.#options.view().lease, answer }, peers);
+    return joinCluster(Date.now(), { lease: this.#options.view().lease, answer }, told);
   }
 
-  async #allFlows(query: URLSearchParams): Promise<ClusterFlowsMessage> {
-    const filter = flowFilter(query, Date.now());
-    const asked = new URLSearchParams(query);
-    for (const name of ['after', 'wait']) asked.delete(name);
-    const absent: string[] = [];
-    const others = await eachOf(this.#options.peers() ?? NO_PEERS, async (peer) => {
-      const got = await this.#ask<FlowsMessage>(peer, `/v1/flows?${asked.toString()}`);
-      if (typeof got !== 'string') return got.flows;
-      absent.push(`${peer.key}: ${got}`);
-      return [];
-    });
-    const own: readonly FlowMessage[] = this.#options.observation.recent({ ...filter, after: 0 });
-    const flows = [...own, ...others.flat()]
-      .sort((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : a.sequence - b.sequence))
-      .slice(-Math.min(filter.limit, FLOWS_MAX));
-    return { flows, absent };
+  async #shadows(): Promise<ClusterShadowMessage> {
+    const found: ShadowMessage[] = [];
+    const take = (answer: unknown): boolean => {
+      const shadow = shadowOf(answer);
+      if (shadow !== null) found.push(shadow);
+      return shadow !== null;
+    };
+    const absent = await this.others.askAll('/v1/shadow', take);
+    return joinShadows(this.#options.observation.shadow.status(), found, absent);
   }
 
   #ownRoutes(): readonly ApiRoute[] {
@@ -322,7 +298,8 @@ export class ClusterNode implements AsyncDisposable {
     return [
       ...this.#ownRoutes(),
       { method: 'GET', path: '/v1/cluster', answer: () => this.#whole() },
-      { method: 'GET', path: '/v1/cluster/flows', answer: ({ query }) => this.#allFlows(query) },
+      { method: 'GET', path: '/v1/cluster/shadow', answer: () => this.#shadows() },
+      ...this.#flows.routes(),
     ];
   }
 

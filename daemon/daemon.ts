@@ -79,6 +79,7 @@ import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
 import { LiveTraces } from './live-trace.ts';
+import { TraceWatches } from './trace-watches.ts';
 import { type TracePlace, Traces } from './trace.ts';
 import { StoreOutage } from './store-outage.ts';
 import { Told } from './told.ts';
@@ -258,7 +259,14 @@ class NodeDaemon {
       peers: () => this.#peers,
       dataplane: () => this.#dataplane,
       observation: this.#observation,
-      routes: this.#sharedRoutes(),
+      routes: [
+        ...this.#sharedRoutes(),
+        ...new TraceWatches({
+          node: config.nodeName,
+          captures: this.#captures,
+          lease: () => this.#view().lease,
+        }).routes(),
+      ],
       onError: (err) => log.error({ err }, 'a question of another node was not answered'),
       onProblem: (err) => {
         if (err === null) log.info('nodes of this cluster can ask one another');
@@ -1086,10 +1094,16 @@ class NodeDaemon {
       endsInS: () => this.#endsInS(),
       onReleased: (key) => this.#onReleased(key),
     });
-    const live = new LiveTraces({ traces, captures: this.#captures, attachments });
+    const live = new LiveTraces({
+      node: this.#config.nodeName,
+      traces,
+      captures: this.#captures,
+      attachments,
+      others: this.#cluster.others,
+    });
     return [
       ...new ObjectApi({ store, prefix, ranges }).routes(),
-      ...this.#observation.whatIfRoutes(store, prefix),
+      ...this.#observation.whatIfRoutes(store, prefix, this.#cluster.others),
       ...this.#captures.routes(),
       ...traces.routes(),
       ...live.routes(),

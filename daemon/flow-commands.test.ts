@@ -1,8 +1,9 @@
 import test from 'ava';
 import pico from 'picocolors';
+import { ApiError } from './api.ts';
 import { DaemonAbsentError } from './api-client.ts';
-import { flowLine, followFlows } from './flow-commands.ts';
-import type { FlowEndMessage, FlowMessage, FlowsMessage } from './messages.ts';
+import { flowLine, followCluster } from './flow-commands.ts';
+import type { FlowEndMessage, FlowMessage, FollowedMessage } from './messages.ts';
 
 const NO_COLORS = pico.createColors(false);
 
@@ -98,86 +99,66 @@ test('colours, where they are wanted', (t) => {
   t.true(dropped.includes('\u001B[31mdropped'));
 });
 
-const answer = (sequences: readonly number[], next: number, run = 'a', lost = 0): FlowsMessage => ({
-  flows: sequences.map((sequence) => ({ ...FLOW, sequence })),
-  next,
-  run,
-  lost,
+const at = (node: string, sequence: number, second: number): FollowedMessage => ({
+  flow: { ...FLOW, node, sequence, time: `2026-01-01T00:00:0${second}.000Z` },
 });
 
-/** Answers in turn, then ends. @returns sequences, what was said, and what was asked */
-async function follow(
-  answers: readonly (FlowsMessage | Error)[],
-  query: Readonly<Record<string, string>> = {},
-) {
+/** Streams in turn, in pieces of a few bytes; then the signal is aborted. */
+async function follow(streams: readonly (readonly FollowedMessage[] | Error)[], query = '') {
   const stop = new AbortController();
   const asked: string[] = [];
   const said: string[] = [];
-  const seen: number[] = [];
-  const following = followFlows({
-    query,
-    ask: (path) => {
-      const it = answers[asked.length];
+  const seen: string[] = [];
+  const following = followCluster({
+    query: new URLSearchParams(query),
+    open: (path) => {
+      const stream = streams[asked.length];
       asked.push(decodeURIComponent(path));
-      if (it === undefined) stop.abort();
-      return it === undefined || it instanceof Error
-        ? Promise.reject(it ?? new DaemonAbsentError('aborted'))
-        : Promise.resolve(it);
+      if (stream === undefined) stop.abort();
+      if (stream === undefined || stream instanceof Error) {
+        return Promise.reject(stream ?? new DaemonAbsentError('aborted'));
+      }
+      const text = stream.map((it) => `${JSON.stringify(it)}\n`).join('');
+      const pieces = [...(text.match(/[^]{1,7}/g) ?? []), '{"flow": {"cut o'];
+      return Promise.resolve(ReadableStream.from(pieces) as AsyncIterable<string>);
     },
     say: (line) => void said.push(line),
     signal: stop.signal,
   });
-  for await (const { sequence } of following) seen.push(sequence);
+  for await (const { node, sequence } of following) seen.push(`${node} ${sequence}`);
   return { asked, said, seen };
 }
 
-test('follows from now, each question where the one before ended', async (t) => {
-  const { asked, said, seen } = await follow([answer([], 7), answer([7, 8], 9), answer([], 9)], {
-    verdict: 'deny',
-  });
-  t.deepEqual(seen, [7, 8]);
-  t.deepEqual(said, []);
-  t.deepEqual(asked, [
-    '/v1/flows?verdict=deny&since=0s&limit=10000',
-    '/v1/flows?verdict=deny&after=7&wait=10s&limit=10000',
-    '/v1/flows?verdict=deny&after=9&wait=10s&limit=10000',
-    '/v1/flows?verdict=deny&after=9&wait=10s&limit=10000',
-  ]);
+test('the stream of all nodes, and what is said of them', async (t) => {
+  const { asked, said, seen } = await follow(
+    [[at('n1', 5, 1), { node: 'n2', note: 'answers again' }, at('n2', 0, 1)]],
+    'verdict=deny&node=n1&node=n2&since=5m',
+  );
+  t.deepEqual(seen, ['n1 5', 'n2 0']);
+  t.deepEqual(said, ['n2 answers again', 'the daemon does not answer; waiting for it']);
+  t.is(asked[0], '/v1/cluster/flows/follow?verdict=deny&node=n1&node=n2&since=5m');
 });
 
-test('a daemon that starts anew: waited for, told, and followed from its first event', async (t) => {
+test('past a restart of the daemon: nothing twice, nothing lost', async (t) => {
   const { asked, said, seen } = await follow([
-    answer([5], 6),
+    [at('n1', 7, 1), at('n2', 3, 2)],
     new DaemonAbsentError('gone'),
-    new DaemonAbsentError('gone'),
-    answer([], 9, 'b'),
-    answer([0, 1], 2, 'b'),
+    // The daemon here counts anew; the other node goes on, and tells again what was told.
+    [at('n2', 3, 2), at('n2', 4, 3), at('n1', 0, 4)],
   ]);
-  t.deepEqual(seen, [5, 0, 1]);
+  t.deepEqual(seen, ['n1 7', 'n2 3', 'n2 4', 'n1 0']);
   t.deepEqual(said, [
     'the daemon does not answer; waiting for it',
     'the daemon has started anew; flows that began meanwhile may be missing',
-  ]);
-  t.is(asked[4], '/v1/flows?limit=10000');
-  t.is(asked[5], '/v1/flows?after=2&wait=10s&limit=10000');
-});
-
-test('a daemon that was busy for a while, and events that were lost', async (t) => {
-  const { said } = await follow([
-    answer([], 6),
-    new DaemonAbsentError('no answer in time'),
-    answer([], 6),
-    answer([], 9, 'a', 3),
-  ]);
-  t.deepEqual(said, [
     'the daemon does not answer; waiting for it',
-    'the daemon answers again',
-    '3 events came faster than they could be read, and are lost',
   ]);
+  t.is(asked[0], '/v1/cluster/flows/follow?');
+  t.regex(asked[2]!, /since=\d+s$/);
 });
 
-test('no daemon at the start: told, not waited for', async (t) => {
+test('no daemon at the start, or a wrong question: told, not waited for', async (t) => {
   await t.throwsAsync(follow([new DaemonAbsentError('no weft daemon answers')]), {
     code: 'ERR_DAEMON_ABSENT',
   });
+  await t.throwsAsync(follow([new ApiError(400, 'ERR_FILTER', 'no')]), { code: 'ERR_FILTER' });
 });

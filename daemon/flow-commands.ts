@@ -1,8 +1,8 @@
-/** `weft flows`: what has happened to flows on this node, and what happens now, one line each. */
+/** `weft flows`: what has happened to flows in the cluster, and what happens now, one line each. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pico from 'picocolors';
 import type { CommandModule } from 'yargs';
-import { DaemonAbsentError, askDaemon } from './api-client.ts';
+import { DaemonAbsentError, askDaemon, openStream } from './api-client.ts';
 import {
   textOption,
   type Flags,
@@ -11,15 +11,21 @@ import {
   configOf,
   print,
   textOf,
+  textsOf,
+  warn,
+  warnOf,
   withOptions,
 } from './cli.ts';
-import { type FlowMessage, type FlowsMessage, endText } from './messages.ts';
+import {
+  type ClusterFlowsMessage,
+  type FlowMessage,
+  type FollowedMessage,
+  endText,
+} from './messages.ts';
 
-/** Shorter than askDaemon waits for an answer. */
-const WAIT = '10s';
 const AGAIN_AFTER_MS = 500;
-/** The most that the API gives at once. */
-const LIMIT_MAX = '10000';
+/** What is asked for once more, so that nothing is missing between two streams. */
+const OVERLAP_S = 2;
 
 const OUTPUTS = ['table', 'json', 'yaml', 'jsonl'] as const;
 type Output = (typeof OUTPUTS)[number];
@@ -67,62 +73,73 @@ export function flowLine(flow: FlowMessage, colors: Colors): string {
 }
 
 export interface FollowOptions {
-  /** Filters, as the API has them. */
-  readonly query: Readonly<Record<string, string>>;
-  readonly ask: (path: string) => Promise<FlowsMessage>;
+  /** Filters, as the API has them, and nodes. */
+  readonly query: URLSearchParams;
+  /** The daemon's stream, in pieces. @throws DaemonAbsentError, ApiError */
+  readonly open: (path: string) => Promise<AsyncIterable<string>>;
   /** What the reader must know besides the flows. */
   readonly say: (line: string) => void;
   readonly signal: AbortSignal;
 }
 
-const pathOf = (query: Readonly<Record<string, string>>): string =>
-  `/v1/flows?${new URLSearchParams(query).toString()}`;
+/** Of JSON, one a line; what is cut off at the end is left out. */
+async function* messagesOf(pieces: AsyncIterable<string>): AsyncGenerator<FollowedMessage> {
+  let waiting = '';
+  for await (const piece of pieces) {
+    const lines = (waiting + piece).split('\n');
+    waiting = lines.pop()!;
+    for (const line of lines) yield JSON.parse(line) as FollowedMessage;
+  }
+}
 
 /**
- * Flows as they come, those of `since` first; until the signal is aborted. A daemon that goes away is
- * waited for.
- * @throws ApiError when the question is wrong
+ * Flows of the cluster as they come, those of `since` first; until the signal is aborted. The daemon here is
+ * waited for when it goes away; what the other nodes saw meanwhile is told then, and nothing twice.
+ * @throws ApiError when the question is wrong, DaemonAbsentError when there is no daemon at the start
  */
-export async function* followFlows({
-  query: { since, ...filters },
-  ask,
-  say,
-  signal,
-}: FollowOptions): AsyncGenerator<FlowMessage> {
-  // With neither, from now on.
-  let position: Readonly<Record<string, string>> = { since: since ?? '0s' };
-  let run: string | null = null;
-  let lost = 0;
+export async function* followCluster(options: FollowOptions): AsyncGenerator<FlowMessage> {
+  const { query, open, say, signal } = options;
+  /** By node: the last that was told. */
+  const told = new Map<string, Pick<FlowMessage, 'sequence' | 'time'>>();
+  let since = query.get('since');
+  let wasOpen = false;
   let isAbsent = false;
+  let brokeMs = 0;
   while (!signal.aborted) {
-    let message: FlowsMessage;
+    const asked = new URLSearchParams(query);
+    if (wasOpen) since = `${Math.ceil((performance.now() - brokeMs) / 1000) + OVERLAP_S}s`;
+    if (since !== null) asked.set('since', since);
     try {
-      message = await ask(pathOf({ ...filters, ...position, limit: LIMIT_MAX }));
+      const messages = messagesOf(await open(`/v1/cluster/flows/follow?${asked.toString()}`));
+      if (isAbsent) say('the daemon has started anew; flows that began meanwhile may be missing');
+      isAbsent = false;
+      wasOpen = true;
+      for await (const message of messages) {
+        if ('note' in message) {
+          say(`${message.node} ${message.note}`);
+          continue;
+        }
+        const { node, sequence, time } = message.flow;
+        const last = told.get(node);
+        // Another daemon counts anew, and later.
+        if (last !== undefined && sequence <= last.sequence && time <= last.time) continue;
+        told.set(node, { sequence, time });
+        yield message.flow;
+      }
     } catch (error) {
       if (signal.aborted) return;
-      if (!(error instanceof DaemonAbsentError) || run === null) throw error;
-      if (!isAbsent) say('the daemon does not answer; waiting for it');
-      isAbsent = true;
-      await sleep(AGAIN_AFTER_MS, undefined, { signal }).catch(() => 'the loop ends');
-      continue;
+      const isGone =
+        error instanceof DaemonAbsentError ||
+        (error as NodeJS.ErrnoException).code === 'ECONNRESET';
+      if (!isGone || !wasOpen) throw error;
     }
-    const isAnother = run !== null && message.run !== run;
-    if (isAnother) say('the daemon has started anew; flows that began meanwhile may be missing');
-    else if (isAbsent) say('the daemon answers again');
-    isAbsent = false;
-    run = message.run;
-    if (isAnother) {
-      lost = 0;
-      // All that the new one has seen.
-      position = {};
-      continue;
+    if (signal.aborted) return;
+    if (!isAbsent) {
+      say('the daemon does not answer; waiting for it');
+      brokeMs = performance.now();
     }
-    if (message.lost > lost && position['after'] !== undefined) {
-      say(`${message.lost - lost} events came faster than they could be read, and are lost`);
-    }
-    lost = message.lost;
-    yield* message.flows;
-    position = { after: String(message.next), wait: WAIT };
+    isAbsent = true;
+    await sleep(AGAIN_AFTER_MS, undefined, { signal }).catch(() => 'the loop ends');
   }
 }
 
@@ -141,11 +158,12 @@ function outputOf(flags: Flags): Output {
 
 async function flows(flags: Flags): Promise<void> {
   const output = outputOf(flags);
-  const query: Record<string, string> = {};
+  const query = new URLSearchParams();
   for (const name of FILTERS) {
     const text = textOf(flags, name);
-    if (text !== null) query[name] = text;
+    if (text !== null) query.set(name, text);
   }
+  for (const name of textsOf(flags, 'node')) query.append('node', name);
   const last = textOf(flags, 'last');
   const { stateDir } = configOf(flags).config;
   const colors = pico.createColors(process.stdout.isTTY && pico.isColorSupported);
@@ -154,17 +172,17 @@ async function flows(flags: Flags): Promise<void> {
   if (flags['follow'] === true) {
     const stop = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-    const following = followFlows({
-      query,
-      ask: (path) => askDaemon(stateDir, 'GET', path, undefined, stop.signal),
-      say: (line) => void process.stderr.write(`weft: ${line}\n`),
-      signal: stop.signal,
-    });
-    for await (const flow of following) print(lineOf(flow));
+    const open = async (path: string): Promise<AsyncIterable<string>> =>
+      (await openStream(stateDir, path, stop.signal)).setEncoding('utf8');
+    for await (const flow of followCluster({ query, open, say: warn, signal: stop.signal })) {
+      print(lineOf(flow));
+    }
     return;
   }
-  const limit = last === null ? {} : { limit: last };
-  const message = await askDaemon<FlowsMessage>(stateDir, 'GET', pathOf({ ...query, ...limit }));
+  if (last !== null) query.set('limit', last);
+  const path = `/v1/cluster/flows?${query.toString()}`;
+  const message = await askDaemon<ClusterFlowsMessage>(stateDir, 'GET', path);
+  warnOf(message.absent, 'without ');
   if (output === 'json') print(JSON.stringify(message.flows, null, 2));
   else if (output === 'yaml') {
     const { stringify } = await import('yaml');
@@ -174,10 +192,16 @@ async function flows(flags: Flags): Promise<void> {
 
 export const flowsCommand: CommandModule = {
   command: 'flows',
-  describe: 'What happened to flows on this node: begun, or dropped and why',
+  describe: 'What happened to flows of all nodes: begun, or dropped and why',
   builder: (it) =>
     withOptions(it, ['stateDir'])
       .option('follow', { type: 'boolean', describe: 'go on as they happen, until ^C' })
+      .option(
+        'node',
+        textOption(
+          'of this node alone: its name, lease or address, or own; more than once: of these',
+        ),
+      )
       .option('verdict', textOption('allow (or forwarded), or deny (or dropped)'))
       .option('reason', textOption('a drop reason: policyIngress, noEndpoint...'))
       .option('from', textOption('source: NAMESPACE/POD, NAMESPACE/, address, block or node'))
@@ -191,8 +215,9 @@ export const flowsCommand: CommandModule = {
       .option('output', { ...OUTPUT_OPTION, describe: 'table, yaml, json, or jsonl' })
       .epilogue(
         'For example: weft flows --follow --verdict deny --to shop/\n\nA flow is told when it ' +
-          'begins, on the nodes that its packets pass; later packets of it are not.\nThe newest ' +
-          '65536 events since the daemon started are remembered.',
+          'begins, on the nodes that its packets pass; later packets of it are not.\nEach node ' +
+          'remembers the newest 65536 events since its daemon started. Nodes that do not answer\n' +
+          'are named on stderr.',
       ),
   handler: flows,
 };

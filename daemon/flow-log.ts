@@ -72,6 +72,8 @@ interface Event {
   readonly isReply: boolean;
   readonly family: number;
   readonly protocol: string;
+  /** IANA's. */
+  readonly protocolNumber: number;
   readonly tcpFlags: number;
   readonly source: IpAddress | null;
   readonly destination: IpAddress | null;
@@ -100,6 +102,7 @@ function eventAt(words: Int32Array, times: Float64Array, at: number, sequence: n
     isReply: (form & FORM_REPLY) !== 0,
     family,
     protocol: protocolName(number) ?? String(number),
+    protocolNumber: number,
     tcpFlags: form >>> 24,
     source: addressOfWords(words, at + EVENT_SOURCE, family),
     destination: addressOfWords(words, at + EVENT_DESTINATION, family),
@@ -222,8 +225,13 @@ export interface PolicyEvent {
   /** The endpoint of a Service's flow, or the frontend where none was chosen. */
   readonly destination: IpAddress;
   readonly protocol: Protocol | 'other';
+  /** IANA's. */
+  readonly protocolNumber: number;
   readonly port: number;
+  /** What was asked, when a Service gave it the destination; else null. */
+  readonly frontend: { readonly address: IpAddress; readonly port: number } | null;
   readonly isFrontend: boolean;
+  readonly isOut: boolean;
   readonly isDenied: boolean;
   /** Milliseconds since 1970. */
   readonly timeMs: number;
@@ -316,7 +324,7 @@ export class FlowLog {
       }
     }
     if (!forward) flows.reverse();
-    return { flows, next, run: this.#run, lost: this.#lost };
+    return { node: this.#options.node, flows, next, run: this.#run, lost: this.#lost };
   }
 
   /** The same, but waits for one to come for `waitMs` at most. */
@@ -362,8 +370,11 @@ export class FlowLog {
       source,
       destination: backend ?? destination,
       protocol: protocol ?? 'other',
+      protocolNumber: event.protocolNumber,
       port: protocol === null ? 0 : backend === null ? event.destinationPort : event.backendPort,
+      frontend: backend === null ? null : { address: destination, port: event.destinationPort },
       isFrontend,
+      isOut: event.isOut,
       isDenied,
       timeMs: event.timeMs,
       sourcePod: named.source,

@@ -1,61 +1,54 @@
 /**
  * `weft trace --live`: one packet is sent from the pod's own network namespace, and what becomes of it, and
- * of the answer, is captured on this node. The far side is not watched: an answer is the proof.
+ * of the answer, is captured on this node, and on the one where it arrives (trace-watches.ts).
  */
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Attachment } from '../ipam/types.ts';
-import type { CaptureFilter } from '../overlay/capture-ring.ts';
-import { Drop, dropNames } from '../wire/drop-reason.ts';
+import type { Attachment, NodeLease } from '../ipam/types.ts';
 import { type IpAddress, formatAddress } from '../wire/address.ts';
+import { cidrContains } from '../wire/cidr.ts';
+import { Drop } from '../wire/drop-reason.ts';
 import { PROTOCOL_ICMP, PROTOCOL_ICMPV6, isIcmpError } from '../wire/icmp.ts';
-import { IPV6_HEADER_BYTES } from '../wire/ipv6.ts';
-import { PROTOCOL_TCP, TCP_ACK, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
+import { TCP_ACK, TCP_RST, TCP_SYN } from '../wire/tcp.ts';
 import { PROTOCOL_UDP } from '../wire/udp.ts';
 import { ApiError, type ApiRoute } from './api.ts';
-import { type CapturedPacket, type Captures, rangeOf } from './capture.ts';
-import type { LiveTraceMessage, SightingMessage } from './messages.ts';
+import type { CapturedPacket, Captures } from './capture.ts';
+import type { LiveTraceMessage, SightingMessage, TraceWatchMessage } from './messages.ts';
+import type { Answered, OtherNodes } from './other-nodes.ts';
 import { probePacket, sendFrom } from './probe-packet.ts';
+import {
+  MARK_AFTER,
+  MARK_FIRST,
+  type Probe,
+  joinSightings,
+  sightingOf,
+  sightingsOf,
+  transportAt,
+  watchProbe,
+} from './probe-watch.ts';
+import { FAR_ADDRESSES_MAX } from './trace-watches.ts';
 import { type Traces, traceQuestion } from './trace.ts';
 
 export interface LiveTracesOptions {
+  /** What this node is called. */
+  readonly node: string;
   readonly traces: Traces;
   readonly captures: Captures;
   /** Of this node. */
   readonly attachments: () => readonly Attachment[];
+  readonly others: Pick<OtherNodes, 'answerOf' | 'nameOf' | 'peers'>;
+}
+
+/** A node on which the packet may arrive, and whether it watches for it. */
+interface FarWatch {
+  readonly peer: NodeLease;
+  readonly armed: Answered<TraceWatchMessage>;
 }
 
 /** An answer within a cluster takes milliseconds; the first packet to a neighbour may wait for ARP. */
 const ANSWER_WITHIN_MS = 1500;
-/** What an ICMP error quotes is in it. */
-const SNAP_BYTES = 256;
-/** Below those that Linux gives out by itself, and above those that Weft lends (docs/packet-path.md). */
-const PORT_FIRST = 30_000;
-const PORT_AFTER = 32_768;
-
-const filterOf = (source: IpAddress, protocol: number, port: number | null): CaptureFilter => ({
-  outer: false,
-  snapBytes: SNAP_BYTES,
-  protocol,
-  port,
-  verdict: null,
-  ends: [[rangeOf(source)]],
-});
-
-/** The transport header's offset in a packet, IPv6 without extension headers. */
-const transportAt = (packet: Uint8Array, ip: number): number =>
-  ip + ((packet[ip] ?? 0) >>> 4 === 4 ? ((packet[ip] ?? 0) & 15) << 2 : IPV6_HEADER_BYTES);
-
-const u16 = (packet: Uint8Array, at: number): number =>
-  ((packet[at] ?? 0) << 8) | (packet[at + 1] ?? 0);
-
-/** Is it about the probe: an echo with its identifier, or an error that quotes its ports? */
-function isAbout(packet: Uint8Array, isEcho: boolean, mark: number): boolean {
-  const at = transportAt(packet, 0);
-  if (!isIcmpError(packet[at] ?? 0)) return isEcho && u16(packet, at + 4) === mark;
-  const quoted = transportAt(packet, at + 8);
-  return u16(packet, isEcho ? quoted + 4 : quoted) === mark;
-}
+/** Nodes that have endpoints of a Service, one of which is chosen. */
+const FAR_NODES_MAX = 16;
 
 /** Null: it is no answer. */
 function answerIn({ stored, is }: CapturedPacket, source: IpAddress): string | null {
@@ -91,7 +84,7 @@ export class LiveTraces {
       throw new ApiError(400, 'ERR_TRACE', 'SCTP is not sent: trace it without --live');
     }
     const protocol = question.protocol === 'other' ? 'ICMP' : question.protocol;
-    const { trace, source, destination, port } = traces.resolve(question);
+    const { trace, source, destination, port, targets } = traces.resolve(question);
     const attachment = attachments().find(
       ({ address4, address6 }) => address4 === source || address6 === source,
     );
@@ -102,38 +95,27 @@ export class LiveTraces {
         `pod ${trace.from} has no network namespace that is known on this node: ask its own node`,
       );
     }
-    const mark = randomInt(PORT_FIRST, PORT_AFTER);
+    const mark = randomInt(MARK_FIRST, MARK_AFTER);
     const packet = probePacket({ source, destination, protocol, sourcePort: mark, port });
+    const probe: Probe = { source, protocol, mark };
+    const far = await this.#arm(probe, targets);
     const seen: SightingMessage[] = [];
+    let arrivesAt: IpAddress | null = null;
     let answer: string | null = null;
-    let drop: CapturedPacket | null = null;
+    let isDropped = false;
     let startMs = Date.now();
     const settled = new AbortController();
     const take = (it: CapturedPacket, comment: string): void => {
-      const isIcmp = it.is.protocol === PROTOCOL_ICMP || it.is.protocol === PROTOCOL_ICMPV6;
-      if (isIcmp && !isAbout(it.stored, protocol === 'ICMP', mark)) return;
-      seen.push({
-        atMs: Math.max(0, Math.round((it.timeMs - startMs) * 1000) / 1000),
-        direction: it.isOut ? 'egress' : 'ingress',
-        source: it.is.source === null ? null : formatAddress(it.is.source),
-        destination: it.is.destination === null ? null : formatAddress(it.is.destination),
-        reason: it.reason === Drop.none ? null : dropNames[it.reason]!,
-        text: comment,
-      });
-      if (it.reason === Drop.none) answer ??= answerIn(it, source);
-      else drop ??= it;
-      if (answer !== null || drop !== null) settled.abort();
+      const atMs = Math.max(0, Math.round((it.timeMs - startMs) * 1000) / 1000);
+      seen.push({ ...sightingOf(it, comment, this.#options.node), atMs });
+      if (it.is.source === source) arrivesAt ??= it.is.destination;
+      isDropped ||= it.reason !== Drop.none;
+      // What is said after a drop is the drop's.
+      if (!isDropped) answer ??= answerIn(it, source);
+      if (isDropped || answer !== null) settled.abort();
     };
-    const icmp = typeof source === 'number' ? PROTOCOL_ICMP : PROTOCOL_ICMPV6;
-    {
-      using _errors = captures.watch(filterOf(source, icmp, null), take);
-      using _own =
-        protocol === 'ICMP'
-          ? null
-          : captures.watch(
-              filterOf(source, protocol === 'TCP' ? PROTOCOL_TCP : PROTOCOL_UDP, mark),
-              take,
-            );
+    try {
+      using _watch = watchProbe(captures, probe, take);
       startMs = Date.now();
       try {
         sendFrom(attachment.netns, attachment.netnsId, destination, packet);
@@ -144,18 +126,80 @@ export class LiveTraces {
       await sleep(ANSWER_WITHIN_MS, undefined, { signal: settled.signal }).catch(
         () => 'there is an end of it already',
       );
+    } catch (error) {
+      await this.#fetch(far, null);
+      throw error;
     }
-    return { trace, seen, answer, outcome: outcomeOf(seen, answer, drop !== null) };
+    const there = await this.#fetch(far, arrivesAt);
+    const all = joinSightings(seen, there.seen, formatAddress(source));
+    return { trace, seen: all, absent: there.absent, answer, outcome: outcomeOf(all, answer) };
+  }
+
+  #peerOf(address: IpAddress): NodeLease | null {
+    const blocks = ({ subnet4, subnet6 }: NodeLease) => [subnet4, subnet6];
+    const holds = (it: NodeLease): boolean =>
+      blocks(it).some((block) => block !== null && cidrContains(block, address));
+    return this.#options.others.peers.find(holds) ?? null;
+  }
+
+  /** Asks the nodes on which it may arrive to watch for it, before it is sent. */
+  async #arm(
+    { source, protocol, mark }: Probe,
+    targets: readonly IpAddress[],
+  ): Promise<readonly FarWatch[]> {
+    const { others } = this.#options;
+    const found = Map.groupBy(targets, (it) => this.#peerOf(it));
+    found.delete(null);
+    const asked = [...found] as [NodeLease, readonly IpAddress[]][];
+    return await Promise.all(
+      asked.map(async ([peer, addresses], i): Promise<FarWatch> => {
+        if (i >= FAR_NODES_MAX) {
+          const problem = `it was not asked to watch: more than ${FAR_NODES_MAX} nodes have endpoints`;
+          return { peer, armed: { problem } };
+        }
+        const query = new URLSearchParams({ protocol, mark: String(mark) });
+        query.set('source', formatAddress(source));
+        for (const it of addresses.slice(0, FAR_ADDRESSES_MAX)) {
+          query.append('destination', formatAddress(it));
+        }
+        const path = `/v1/trace/watch?${query.toString()}`;
+        return { peer, armed: await others.answerOf<TraceWatchMessage>(peer, path) };
+      }),
+    );
+  }
+
+  /** What was seen where it arrived. All watches end. */
+  async #fetch(
+    watches: readonly FarWatch[],
+    arrivesAt: IpAddress | null,
+  ): Promise<Pick<LiveTraceMessage, 'seen' | 'absent'>> {
+    const { others } = this.#options;
+    const chosen = arrivesAt === null ? null : this.#peerOf(arrivesAt);
+    const found = await Promise.all(
+      watches.map(async ({ peer, armed }) => {
+        if ('problem' in armed) return { peer, got: armed };
+        const id = (armed.answer as Partial<TraceWatchMessage> | null)?.id ?? '';
+        const path = `/v1/trace/watch/${encodeURIComponent(id)}`;
+        return { peer, got: await others.answerOf<unknown>(peer, path) };
+      }),
+    );
+    const there = found.find(({ peer }) => peer.key === chosen?.key);
+    if (there === undefined) return { seen: [], absent: [] };
+    const name = others.nameOf(there.peer);
+    if ('problem' in there.got) return { seen: [], absent: [`${name}: ${there.got.problem}`] };
+    const seen = sightingsOf(there.got.answer);
+    return seen === null
+      ? { seen: [], absent: [`${name}: its answer is not understood`] }
+      : { seen: seen.map((it) => ({ ...it, node: name })), absent: [] };
   }
 }
 
 function outcomeOf(
   seen: readonly SightingMessage[],
   answer: string | null,
-  isDropped: boolean,
 ): LiveTraceMessage['outcome'] {
-  if (isDropped) return 'dropped';
-  const isRefusal = answer === 'RST' || answer?.startsWith('ICMP');
-  if (answer !== null) return isRefusal ? 'refused' : 'answered';
+  if (answer !== null)
+    return answer === 'RST' || answer.startsWith('ICMP') ? 'refused' : 'answered';
+  if (seen.some(({ reason }) => reason !== null)) return 'dropped';
   return seen.length === 0 ? 'not seen' : 'no answer';
 }

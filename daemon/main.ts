@@ -585,7 +585,7 @@ async function main(given: readonly string[]): Promise<void> {
             type: 'string',
             describe:
               'verdict (of one flow, or of --probes), matrix (of all pods), or diff: which flows that ' +
-              'this node has seen would be denied or let through, with the policies of -f besides ' +
+              'the nodes have seen would be denied or let through, with the policies of -f besides ' +
               "the cluster's, by kind and name in their place",
           })
           .option('filename', FILES_OPTION)
@@ -609,7 +609,7 @@ async function main(given: readonly string[]): Promise<void> {
             type: 'string',
             requiresArg: true,
             describe:
-              "diff: flows (this node's flow log, if it is left out), or a capture: FILE.pcapng, FILE.pcap",
+              "diff: flows (all nodes' flow logs, if it is left out), or a capture: FILE.pcapng, FILE.pcap",
           })
           .option('replace', {
             type: 'boolean',

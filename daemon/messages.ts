@@ -220,6 +220,8 @@ export interface FlowMessage {
 
 /** GET /v1/flows */
 export interface FlowsMessage {
+  /** Who has seen them. */
+  readonly node: string;
   readonly flows: readonly FlowMessage[];
   /** `after` of the question that goes on from here. */
   readonly next: number;
@@ -259,10 +261,11 @@ export interface TraceMessage {
   readonly paths: readonly TracePath[];
 }
 
-/** A packet of a live trace, as it passed on this node. */
+/** A packet of a live trace, as it passed on a node. */
 export interface SightingMessage {
-  /** Since it was sent, milliseconds. */
-  readonly atMs: number;
+  readonly node: string;
+  /** Since it was sent, milliseconds; null: on another node, whose clock is another. */
+  readonly atMs: number | null;
   readonly direction: 'egress' | 'ingress';
   readonly source: string | null;
   readonly destination: string | null;
@@ -275,11 +278,26 @@ export interface SightingMessage {
 export interface LiveTraceMessage {
   /** What was to be expected. */
   readonly trace: TraceMessage;
+  /** On this node and that of the destination, in the order in which they must have been. */
   readonly seen: readonly SightingMessage[];
+  /** Nodes that should have watched and did not, and why. */
+  readonly absent: readonly string[];
   /** SYN-ACK, RST, datagram, echo reply, an ICMP error; or null. */
   readonly answer: string | null;
-  /** `not seen`: it did not come out of the TUN; `no answer`: it left this node, and that is all. */
+  /** `not seen`: it did not come out of the TUN; `no answer`: it went on from where it was seen last. */
   readonly outcome: 'answered' | 'refused' | 'dropped' | 'no answer' | 'not seen';
+}
+
+/** GET /v1/trace/watch: nodes ask one another. It ends by itself, or when its packets are fetched. */
+export interface TraceWatchMessage {
+  readonly node: string;
+  readonly id: string;
+}
+
+/** GET /v1/trace/watch/:id: what was seen of the probe, in order; `atMs` is null. */
+export interface TraceWatchedMessage {
+  readonly node: string;
+  readonly seen: readonly SightingMessage[];
 }
 
 /** Header of the answer to GET /v1/capture, a stream of pcapng: DELETE /v1/capture/ID ends it. */
@@ -298,9 +316,9 @@ export interface PolicyDiffRequest {
   readonly documents: readonly Readonly<Record<string, unknown>>[];
   /** They are all that there would be; else they come to those that are known. */
   readonly replace: boolean;
-  /** Null: those that the flow log remembers. */
+  /** Null: those that the flow logs of all nodes remember. */
   readonly flows: readonly FlowQuestion[] | null;
-  /** Of the flow log: not older; null: all. */
+  /** Of the flow logs: not older; null: all. */
   readonly since: string | null;
 }
 
@@ -316,6 +334,26 @@ export interface FlowQuestion {
   /** RFC 3339 */
   readonly firstSeen: string;
   readonly lastSeen: string;
+}
+
+/** Flows of one kind that policies of a node have let through or denied. */
+export interface FlowKindMessage extends FlowQuestion {
+  /** What the client asked, when a Service gave it the destination; else null. */
+  readonly frontend: { readonly address: string; readonly port: number } | null;
+  /** Who had the addresses then, `namespace/name`; null: no pod. */
+  readonly sourcePod: string | null;
+  readonly destinationPod: string | null;
+  /** It came into the overlay here: no other node has sent it, and may tell it too. */
+  readonly entered: boolean;
+}
+
+/** GET /v1/flows/kinds: nodes ask one another. */
+export interface FlowKindsMessage {
+  readonly node: string;
+  /** The newest. */
+  readonly kinds: readonly FlowKindMessage[];
+  /** Kinds beyond those. */
+  readonly untold: number;
 }
 
 /** Flows of one source, destination, protocol and port that other policies would treat otherwise. */
@@ -338,6 +376,10 @@ export interface PolicyDiffMessage {
   readonly asked: number;
   /** Not asked about: the pod that had the address then has it no more. */
   readonly gone: number;
+  /** Not asked about: there are too many; the newest were. */
+  readonly untold: number;
+  /** Nodes whose flows are missing, and why. */
+  readonly absent: readonly string[];
 }
 
 /** From this node to a peer and back, measured by datagrams through the overlay. */
@@ -434,12 +476,16 @@ export interface ClusterMessage {
   readonly timeline: readonly TimelineMessage[];
 }
 
-/** GET /v1/cluster/flows: of all nodes that answer, oldest first. */
+/** GET /v1/cluster/flows: of all nodes that answer, or of those that `node` names, oldest first. */
 export interface ClusterFlowsMessage {
   readonly flows: readonly FlowMessage[];
-  /** Nodes that did not answer. */
+  /** Nodes that did not answer, and why: `n2: no answer within 3 s`. */
   readonly absent: readonly string[];
 }
+
+/** A line of GET /v1/cluster/flows/follow: a flow, or what else its reader must know of a node. */
+export type FollowedMessage =
+  { readonly flow: FlowMessage } | { readonly node: string; readonly note: string };
 
 /** GET /v1/explain */
 export interface ExplainMessage {
@@ -477,6 +523,18 @@ export interface ShadowMessage {
   readonly problem: string | null;
   /** `before`: what was done; `after`: what the policies that are tried would have done. */
   readonly changes: readonly PolicyChangeMessage[];
+}
+
+/** GET /v1/cluster/shadow: what all nodes found. */
+export interface ClusterShadowMessage {
+  /** Who asked the others. */
+  readonly node: string;
+  /** As this node knows it, with the numbers of all nodes. */
+  readonly trial: ShadowMessage['trial'];
+  /** A difference that two nodes found is one, with both reasons. */
+  readonly changes: ShadowMessage['changes'];
+  /** What is missing, and why: `n2: no answer within 3 s`. */
+  readonly problems: readonly string[];
 }
 
 export interface ErrorMessage {

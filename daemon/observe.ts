@@ -6,9 +6,11 @@ import type { Store } from '../store/store.ts';
 import type { IpAddress } from '../wire/address.ts';
 import type { ApiRoute } from './api.ts';
 import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
-import type { FlowMessage, FlowsMessage } from './messages.ts';
+import { kindsOf, newestKinds } from './flow-kinds.ts';
+import type { FlowKindMessage, FlowKindsMessage, FlowMessage, FlowsMessage } from './messages.ts';
 import { type NamedNode, type Names, createNames } from './names.ts';
 import { withInterfaces } from './object-store.ts';
+import type { OtherNodes } from './other-nodes.ts';
 import { Shadow } from './shadow.ts';
 import { WhatIf } from './what-if.ts';
 import { formatAddress } from '../wire/address.ts';
@@ -63,7 +65,7 @@ export class Observation {
       },
       around: () => ({ nodeName: options.node, nodeAddresses: options.view().nodeAddresses }),
       names: () => this.names(),
-      seen: (sinceMs) => this.#flows.seen(sinceMs),
+      kinds: (sinceMs) => this.#seenKinds(sinceMs),
     });
   }
 
@@ -80,6 +82,14 @@ export class Observation {
 
   recent(filter: FlowFilter): readonly FlowMessage[] {
     return this.#flows.query(filter).flows;
+  }
+
+  /** As GET /v1/flows is asked; with `wait` it may take as long. @throws ApiError */
+  async flows(query: URLSearchParams): Promise<FlowsMessage> {
+    const filter = flowFilter(query, Date.now());
+    const wait = query.get('wait');
+    if (wait === null) return this.#flows.query(filter);
+    return await this.#flows.follow(filter, Math.min(durationMs(wait), WAIT_MS_MAX));
   }
 
   names(): Names {
@@ -123,22 +133,38 @@ export class Observation {
   }
 
   /** For this node's operators alone: they cost time, and change what all nodes do. */
-  whatIfRoutes(store: () => Store, prefix: string): readonly ApiRoute[] {
-    return [...this.#whatIf.routes(), ...this.shadow.routes(store, prefix)];
+  whatIfRoutes(store: () => Store, prefix: string, others: OtherNodes): readonly ApiRoute[] {
+    return [...this.#whatIf.routes(others), ...this.shadow.routes(store, prefix)];
   }
 
+  /** @throws ApiError */
+  #kinds(query: URLSearchParams): FlowKindsMessage {
+    const since = query.get('since');
+    const { limit } = flowFilter(query, Date.now());
+    const sinceMs = since === null ? 0 : Date.now() - durationMs(since);
+    return { node: this.#options.node, ...newestKinds(this.#seenKinds(sinceMs), limit) };
+  }
+
+  #seenKinds(sinceMs: number): readonly FlowKindMessage[] {
+    const names = this.names();
+    const { node } = this.#options;
+    return kindsOf(this.#flows.seen(sinceMs), (it) => (names.nodeOf(it) ?? node) === node);
+  }
+
+  /** This node's, and what other nodes ask for too. */
   routes(): readonly ApiRoute[] {
     return [
       {
         method: 'GET',
         path: '/v1/flows',
-        answer: async ({ query }): Promise<FlowsMessage> => {
-          const filter = flowFilter(query, Date.now());
-          const wait = query.get('wait');
-          if (wait === null) return this.#flows.query(filter);
-          return await this.#flows.follow(filter, Math.min(durationMs(wait), WAIT_MS_MAX));
-        },
+        answer: ({ query }): Promise<FlowsMessage> => this.flows(query),
       },
+      {
+        method: 'GET',
+        path: '/v1/flows/kinds',
+        answer: ({ query }): FlowKindsMessage => this.#kinds(query),
+      },
+      { method: 'GET', path: '/v1/shadow', answer: () => this.shadow.status() },
     ];
   }
 }

@@ -26,7 +26,8 @@ import type { PolicyEvent } from './flow-log.ts';
 import type { PolicyChangeMessage, ShadowMessage } from './messages.ts';
 import { withInterfaces } from './object-store.ts';
 import { backendOf, changeMessage, withPolicies } from './policy-diff.ts';
-import { checked, documentsSchema, kindKey, policiesOf } from './what-if.ts';
+import { kindKey } from './flow-kinds.ts';
+import { checked, documentsSchema, policiesOf } from './what-if.ts';
 
 /** Less than etcd takes. */
 const VALUE_CHARS_MAX = 1 << 20;
@@ -402,7 +403,6 @@ export class Shadow {
     };
     const path = '/v1/shadow';
     return [
-      { method: 'GET', path, answer: () => this.status() },
       {
         method: 'PUT',
         path,

@@ -4,6 +4,7 @@ import pico from 'picocolors';
 import type { Kind } from '../objects/types.ts';
 import type { Verdict } from '../policy/reference.ts';
 import {
+  type ClusterShadowMessage,
   type IpamMessage,
   type LeaseMessage,
   type LeasesMessage,
@@ -233,10 +234,14 @@ function changeRow(it: PolicyChangeMessage): string[] {
 
 const CHANGE_HEAD = ['CHANGE', 'FROM', 'TO', 'PORT', 'SEEN', 'LAST', 'BECAUSE'];
 
-export function diffText({ changes, asked, gone }: PolicyDiffMessage): string {
+type DiffTold = Pick<PolicyDiffMessage, 'changes' | 'asked' | 'gone' | 'untold'>;
+
+export function diffText({ changes, asked, gone, untold }: DiffTold): string {
   const denied = changes.filter(({ after }) => after === 'deny').length;
   const what = `${changes.length === 0 ? 'nothing changes' : `${denied} newly denied, ${changes.length - denied} newly allowed`}, of ${asked} kinds of flow`;
-  const lost = gone === 0 ? '' : `; ${gone} more are of pods that are gone`;
+  const lost =
+    (gone === 0 ? '' : `; ${gone} more are of pods that are gone`) +
+    (untold === 0 ? '' : `; ${untold} older ones were not asked about`);
   const rows = changes.toSorted((a, b) => (a.after === b.after ? 0 : a.after === 'deny' ? -1 : 1));
   return [
     ...(rows.length === 0 ? [] : [columns(CHANGE_HEAD, rows.map(changeRow))]),
@@ -267,13 +272,9 @@ export function shadowText({ node, trial, problem, changes }: ShadowMessage): st
   return columns([], rows);
 }
 
-export function shadowDiffText(message: ShadowMessage): string {
-  const { trial, problem, changes } = message;
-  if (trial === null)
-    return problem === null
-      ? 'no policies are tried'
-      : `ignored: ${problem}`.replaceAll(/\p{Cc}/gu, '?');
-  return diffText({ changes, asked: trial.asked, gone: 0 }).replace(
+export function shadowDiffText({ trial, changes }: ClusterShadowMessage): string {
+  if (trial === null) return 'no policies are tried';
+  return diffText({ changes, asked: trial.asked, gone: 0, untold: 0 }).replace(
     'kinds of flow',
     'events of flows',
   );
@@ -321,14 +322,15 @@ export function traceText({ from, to, protocol, arrives, paths }: TraceMessage):
 const OUTCOMES: Readonly<Record<LiveTraceMessage['outcome'], string>> = {
   answered: 'answered',
   refused: 'refused',
-  dropped: 'dropped on this node',
-  'no answer': 'no answer: it left this node, and what became of it is not watched there',
+  dropped: 'dropped',
+  'no answer': 'no answer: it went on from where it was seen last',
   'not seen': 'not seen: the host refused it before the TUN, or has no route for the pod',
 };
 
 export function liveTraceText({ trace, seen, answer, outcome }: LiveTraceMessage): string {
   const rows = seen.map((it) => [
-    `${it.atMs} ms`,
+    it.node,
+    it.atMs === null ? '' : `${it.atMs} ms`,
     it.direction,
     `${it.source ?? '?'} > ${it.destination ?? '?'}`,
     it.text,

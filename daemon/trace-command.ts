@@ -8,6 +8,7 @@ import {
   ask,
   printAs,
   textOf,
+  warnOf,
   withOptions,
 } from './cli.ts';
 import type { LiveTraceMessage, TraceMessage } from './messages.ts';
@@ -20,7 +21,9 @@ export const withTraceOptions = (command: Argv): Argv =>
     .option('protocol', textOption('TCP (if it is left out), UDP, SCTP or ICMP'))
     .option('live', {
       type: 'boolean',
-      describe: 'send one packet from the pod, which is on this node, and watch what becomes of it',
+      describe:
+        'send one packet from the pod, which is on this node, and watch what becomes of it, also ' +
+        'where it arrives',
     })
     .option('output', OUTPUT_OPTION)
     .epilogue(
@@ -40,6 +43,7 @@ export async function trace(flags: Flags): Promise<void> {
     throw new UsageError('say between whom: --from, --to');
   if (flags['live'] === true) {
     const live = await ask<LiveTraceMessage>(flags, 'POST', `/v1/trace/live?${query.toString()}`);
+    warnOf(live.absent, 'not watched on ');
     await printAs(flags, live, async () => (await import('./tables.ts')).liveTraceText(live));
     if (live.outcome !== 'answered') process.exitCode = 1;
     return;

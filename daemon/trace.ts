@@ -136,6 +136,8 @@ export interface ResolvedTrace {
   /** A Service's own, where it is one. */
   readonly destination: IpAddress;
   readonly port: number;
+  /** Where the packet may arrive: the endpoints that may be chosen, or the destination. */
+  readonly targets: readonly IpAddress[];
 }
 
 /** One question, with all that is known at this moment. */
@@ -211,7 +213,13 @@ class Trace {
       arrives: paths.every(({ arrives }) => arrives),
       paths,
     };
-    return { trace, source, destination: wanted.address, port: wanted.port };
+    return {
+      trace,
+      source,
+      destination: wanted.address,
+      port: wanted.port,
+      targets: targets.map(({ address }) => address),
+    };
   }
 
   #podNamed(text: string): Pod {

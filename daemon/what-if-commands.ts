@@ -11,11 +11,16 @@ import {
   printAs,
   textOf,
   textsOf,
+  warn,
+  warnOf,
   withOptions,
 } from './cli.ts';
-import type { PolicyDiffMessage, PolicyDiffRequest, ShadowMessage } from './messages.ts';
-
-const warn = (line: string): void => void process.stderr.write(`weft: ${line}\n`);
+import type {
+  ClusterShadowMessage,
+  PolicyDiffMessage,
+  PolicyDiffRequest,
+  ShadowMessage,
+} from './messages.ts';
 
 /** What is to be compared, as raw JSON; other kinds are told and left out. @throws ObjectsError, UsageError */
 async function readPolicies(flags: Flags): Promise<PolicyDiffRequest['documents']> {
@@ -65,6 +70,7 @@ export async function policyDiff(flags: Flags): Promise<void> {
     since: textOf(flags, 'since'),
   };
   const message = await ask<PolicyDiffMessage>(flags, 'POST', '/v1/policy/diff', request);
+  warnOf(message.absent, 'without ');
   await printAs(flags, message, async () => (await import('./tables.ts')).diffText(message));
   if (message.changes.length > 0) process.exitCode = 1;
 }
@@ -87,14 +93,19 @@ async function shadow(flags: Flags): Promise<void> {
     throw new UsageError(`weft shadow: "${action}" is none of status, diff, stop`);
   }
   outputOf(flags);
+  if (action === 'diff') {
+    const found = await ask<ClusterShadowMessage>(flags, 'GET', '/v1/cluster/shadow');
+    warnOf(found.problems);
+    await printAs(flags, found, async () => (await import('./tables.ts')).shadowDiffText(found));
+    if (found.changes.length > 0) process.exitCode = 1;
+    return;
+  }
   const method = action === 'stop' ? 'DELETE' : 'GET';
   const message = await ask<ShadowMessage>(flags, method, '/v1/shadow');
   await printAs(flags, message, async () => {
-    const { shadowDiffText, shadowText } = await import('./tables.ts');
-    if (action !== 'stop') return action === 'diff' ? shadowDiffText(message) : shadowText(message);
+    if (action === 'status') return (await import('./tables.ts')).shadowText(message);
     return message.trial === null ? 'no policies were tried' : 'no policies are tried any more';
   });
-  if (action === 'diff' && message.changes.length > 0) process.exitCode = 1;
 }
 
 export const shadowCommand: CommandModule = {
@@ -105,12 +116,12 @@ export const shadowCommand: CommandModule = {
       .positional('action', {
         type: 'string',
         describe:
-          'status (if it is left out), diff: what this node saw that they would have treated ' +
-          'otherwise, or stop, on all nodes',
+          'status (if it is left out) of this node, diff: what the nodes saw that they would have ' +
+          'treated otherwise, or stop, on all nodes',
       })
       .option('output', OUTPUT_OPTION)
       .epilogue(
-        'For example: weft apply --shadow -f new-policies/, then weft shadow diff on each node\n\n' +
+        'For example: weft apply --shadow -f new-policies/, then weft shadow diff on any node\n\n' +
           'New flows are seen, and packets that policies denied; flows that go on are not. Exit code ' +
           'of diff: 0 no\ndifference, 1 some.',
       ),

@@ -2,26 +2,27 @@
 import { Worker } from 'node:worker_threads';
 import { z } from 'zod';
 import { isIgnored, parseObjects } from '../objects/parse.ts';
-import {
-  type ObjectSet,
-  type Pod,
-  type Protocol,
-  type WeftObject,
-  nameOf,
-} from '../objects/types.ts';
+import type { ObjectSet, WeftObject } from '../objects/types.ts';
 import type { Surroundings } from '../policy/reference.ts';
-import { AddressError, type IpAddress, formatAddress, parseAddress } from '../wire/address.ts';
 import { ApiError, type ApiRoute } from './api.ts';
-import { type PolicyEvent, durationMs } from './flow-log.ts';
-import type { FlowEndMessage, FlowQuestion, PolicyDiffMessage } from './messages.ts';
+import { joinKinds, newestKinds, presentFlows, seenFlow } from './flow-kinds.ts';
+import { durationMs } from './flow-log.ts';
+import type { FlowKindMessage, FlowQuestion, PolicyDiffMessage } from './messages.ts';
 import type { Names } from './names.ts';
+import type { OtherNodes } from './other-nodes.ts';
 import { type Diff, type DiffTask, type SeenFlow, isPolicy } from './policy-diff.ts';
 
 /** As much as a request holds besides. */
 const DOCUMENTS_MAX = 5_000;
 const FLOWS_MAX = 20_000;
-/** Sooner than who asks gives up. */
-const DIFF_WITHIN_MS = 12_000;
+/** Of other nodes: of each one, and of all together. */
+const KINDS_OF_ONE = 10_000;
+const KINDS_OF_ALL = 100_000;
+const KINDS_LEAST = 500;
+/** Kinds of flow that are asked about. */
+const ASKED_MAX = 50_000;
+/** Sooner than who asks gives up, who has waited for other nodes before. */
+const DIFF_WITHIN_MS = 11_000;
 const DIFF_MEMORY_MIB = 1024;
 
 export interface WhatIfOptions {
@@ -29,8 +30,15 @@ export interface WhatIfOptions {
   readonly objects: () => ObjectSet | null;
   readonly around: () => Pick<Surroundings, 'nodeName' | 'nodeAddresses'>;
   readonly names: () => Names;
-  readonly seen: (sinceMs: number) => readonly PolicyEvent[];
+  /** Of this node. */
+  readonly kinds: (sinceMs: number) => readonly FlowKindMessage[];
 }
+
+/** Flows to be asked about, and which are not. */
+type Gathered = { readonly flows: readonly SeenFlow[] } & Pick<
+  PolicyDiffMessage,
+  'gone' | 'untold' | 'absent'
+>;
 
 const question = z.object({
   source: z.string().max(64),
@@ -49,7 +57,22 @@ const diffSchema = z.object({
   since: z.string().max(40).nullable(),
 });
 
-const PORTED: Readonly<Record<number, Protocol>> = { 6: 'TCP', 17: 'UDP', 132: 'SCTP' };
+const podName = z.string().max(400).nullable();
+const kindsSchema = z.object({
+  kinds: z
+    .array(
+      question.extend({
+        frontend: z
+          .object({ address: z.string().max(64), port: z.int().min(0).max(65_535) })
+          .nullable(),
+        sourcePod: podName,
+        destinationPod: podName,
+        entered: z.boolean(),
+      }),
+    )
+    .max(KINDS_OF_ONE),
+  untold: z.int().min(0),
+});
 
 /** @throws ApiError */
 export function checked<T>(schema: z.ZodType<T>, body: unknown): T {
@@ -84,87 +107,12 @@ export function policiesOf(
   });
 }
 
-/** The same for flows of one kind. */
-export const kindKey = ({ source, destination, protocol, port, told }: PolicyEvent): string => {
-  const text = (address: IpAddress): string => formatAddress(address);
-  const service = told.service === null ? '' : `${told.service.namespace}/${told.service.name}`;
-  return `${text(source)} ${text(destination)} ${told.protocol} ${protocol} ${port} ${service}`;
-};
-
-/** The pod that had the address then has it still; or it was nobody's, and is. */
-const isOwner = (names: Names, address: IpAddress, pod: Pod | null): boolean => {
-  const now = names.pod(address);
-  return (now === null ? null : nameOf(now)) === (pod === null ? null : nameOf(pod));
-};
-
-/** One for all of one kind. @returns also how many kinds are of pods that are gone */
-export function kindsOf(
-  events: readonly PolicyEvent[],
-  names: Names,
-): { readonly flows: readonly SeenFlow[]; readonly gone: number } {
-  const kinds = new Map<string, { event: PolicyEvent; count: number; lastMs: number }>();
-  const gone = new Set<string>();
-  for (const event of events) {
-    const key = kindKey(event);
-    const known = kinds.get(key);
-    if (known !== undefined) {
-      known.count++;
-      known.lastMs = event.timeMs;
-    } else if (
-      isOwner(names, event.source, event.sourcePod) &&
-      isOwner(names, event.destination, event.destinationPod)
-    ) {
-      kinds.set(key, { event, count: 1, lastMs: event.timeMs });
-    } else gone.add(key);
-  }
-  const flows = Array.from(kinds.values(), ({ event, count, lastMs }) => {
-    const { source, destination, protocol, port, isFrontend, told, timeMs } = event;
-    const firstMs = timeMs;
-    return { source, destination, protocol, port, isFrontend, told, count, firstMs, lastMs };
-  });
-  for (const key of kinds.keys()) gone.delete(key);
-  return { flows, gone: gone.size };
-}
-
-/** A flow of a capture, with the names of now. @throws ApiError */
-function seenOf(it: FlowQuestion, names: Names): SeenFlow {
-  let source: IpAddress;
-  let destination: IpAddress;
-  try {
-    source = parseAddress(it.source);
-    destination = parseAddress(it.destination);
-  } catch (cause) {
-    if (!(cause instanceof AddressError)) throw cause;
-    throw new ApiError(400, 'ERR_BODY', `a flow has no address: ${cause.message}`, { cause });
-  }
-  const ported = PORTED[it.protocol] ?? null;
-  const end = (address: IpAddress, port: number | null): FlowEndMessage => {
-    const pod = names.pod(address);
-    return {
-      address: formatAddress(address),
-      port,
-      namespace: pod?.metadata.namespace ?? null,
-      pod: pod?.metadata.name ?? null,
-      node: pod === null ? names.node(address) : pod.nodeName || null,
-    };
-  };
-  const service = names.service(ported, destination, it.port);
-  return {
-    source,
-    destination,
-    protocol: ported ?? 'other',
-    port: ported === null ? 0 : it.port,
-    isFrontend: service !== null && names.pod(destination) === null,
-    told: {
-      source: end(source, null),
-      destination: end(destination, ported === null ? null : it.port),
-      service,
-      protocol: ported ?? String(it.protocol),
-    },
-    count: it.count,
-    firstMs: Date.parse(it.firstSeen),
-    lastMs: Date.parse(it.lastSeen),
-  };
+/** A flow of a capture. @throws ApiError */
+function capturedFlow(it: FlowQuestion, names: Names): SeenFlow {
+  const flow = seenFlow(it, names);
+  if (flow !== null) return flow;
+  const ends = `${it.source} > ${it.destination}`;
+  throw new ApiError(400, 'ERR_BODY', `a flow has no address: "${ends}"`);
 }
 
 /** On a thread of its own. @throws ApiError 503 when it takes too long, or too much memory */
@@ -197,6 +145,9 @@ async function diffApart(task: DiffTask): Promise<Diff> {
   }
 }
 
+type Others = Pick<OtherNodes, 'askAll' | 'peers'>;
+const NOTHING_ELSE = { gone: 0, untold: 0, absent: [] } as const;
+
 export class WhatIf {
   readonly #options: WhatIfOptions;
   #isBusy = false;
@@ -205,8 +156,27 @@ export class WhatIf {
     this.#options = options;
   }
 
+  /** What all nodes have seen, each flow once. @throws ApiError */
+  async #gather(since: string | null, names: Names, others: Others): Promise<Gathered> {
+    const sinceMs = since === null ? 0 : Date.now() - durationMs(since);
+    const share = Math.floor(KINDS_OF_ALL / Math.max(others.peers.length, 1));
+    const limit = String(Math.min(Math.max(share, KINDS_LEAST), KINDS_OF_ONE));
+    const query = new URLSearchParams({ limit, ...(since !== null && { since }) });
+    const told = [this.#options.kinds(sinceMs)];
+    let untold = 0;
+    const absent = await others.askAll(`/v1/flows/kinds?${query.toString()}`, (answer) => {
+      const { data } = kindsSchema.safeParse(answer);
+      if (data === undefined) return false;
+      told.push(data.kinds);
+      untold += data.untold;
+      return true;
+    });
+    const newest = newestKinds(joinKinds(told), ASKED_MAX);
+    return { ...presentFlows(newest.kinds, names), untold: untold + newest.untold, absent };
+  }
+
   /** @throws ApiError */
-  async diff(body: unknown): Promise<PolicyDiffMessage> {
+  async diff(body: unknown, others: Others): Promise<PolicyDiffMessage> {
     const request = checked(diffSchema, body);
     const policies = policiesOf(request.documents);
     const objects = this.#options.objects();
@@ -219,26 +189,25 @@ export class WhatIf {
     this.#isBusy = true;
     try {
       const names = this.#options.names();
-      const sinceMs = request.since === null ? 0 : Date.now() - durationMs(request.since);
-      const { flows, gone } =
+      const { flows, ...rest } =
         request.flows === null
-          ? kindsOf(this.#options.seen(sinceMs), names)
-          : { flows: request.flows.map((it) => seenOf(it, names)), gone: 0 };
+          ? await this.#gather(request.since, names, others)
+          : { ...NOTHING_ELSE, flows: request.flows.map((it) => capturedFlow(it, names)) };
       const around: Surroundings = { ...this.#options.around(), subjects: 'all' };
       const { replace } = request;
       const diff = await diffApart({ objects, policies, replace, around, flows });
-      return { ...diff, gone };
+      return { ...diff, ...rest };
     } finally {
       this.#isBusy = false;
     }
   }
 
-  routes(): readonly ApiRoute[] {
+  routes(others: Others): readonly ApiRoute[] {
     return [
       {
         method: 'POST',
         path: '/v1/policy/diff',
-        answer: async ({ body }) => await this.diff(body),
+        answer: async ({ body }) => await this.diff(body, others),
       },
     ];
   }

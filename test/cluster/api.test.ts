@@ -82,6 +82,28 @@ const REFUSALS: readonly [string, () => LabHost, () => RequestOptions, RegExp][]
     () => ({ host: zeros[1], path: '/v1/ipam', ...bearer(token) }),
     /^404 /,
   ],
+  [
+    'a question that would go in a circle',
+    () => cluster.nodes[0],
+    () => ({ host: zeros[1], path: '/v1/cluster/flows/follow', ...bearer(token) }),
+    /^404 /,
+  ],
+  [
+    'a capture',
+    () => cluster.nodes[0],
+    () => ({ host: zeros[1], path: '/v1/capture', ...bearer(token) }),
+    /^404 /,
+  ],
+  [
+    'a watch that is not for one probe to a pod there',
+    () => cluster.nodes[0],
+    () => ({
+      host: zeros[1],
+      path: `/v1/trace/watch?protocol=TCP&mark=30000&source=${a.address4}&destination=${a.address4}`,
+      ...bearer(token),
+    }),
+    /^400 .*ERR_TRACE/,
+  ],
   ['a pod, its own node', () => a, () => ({ host: zeros[0], ...bearer(token) }), /^none /],
   ['a pod, another node', () => a, () => ({ host: zeros[1], ...bearer(token) }), /^none /],
   ['a pod, the other way', () => b, () => ({ host: zeros[0], ...bearer(token) }), /^none /],

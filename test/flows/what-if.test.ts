@@ -7,7 +7,12 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import type { PolicyDiffMessage, ShadowMessage } from '../../daemon/messages.ts';
+import type {
+  ClusterShadowMessage,
+  FlowMessage,
+  PolicyDiffMessage,
+  ShadowMessage,
+} from '../../daemon/messages.ts';
 import { type Output, collect, poll } from '../../linux/program.ts';
 import {
   Cluster,
@@ -95,6 +100,24 @@ test.serial('weft policy diff: of the flows that were seen, which would change',
     'client > web web TCP allow deny',
   ]);
 
+  // Both nodes have seen these flows, and tell them once, whichever is asked.
+  const counted = async (node: 0 | 1): Promise<string[]> => {
+    const got = await weft(node, 'policy', 'diff', '-f', candidate, '-o', 'json');
+    const message = JSON.parse(got.stdout) as PolicyDiffMessage;
+    t.deepEqual(message.absent, []);
+    return message.changes
+      .map(({ source, destination, backend, count }) =>
+        [source.pod, destination.pod, backend?.pod, count].join(' '),
+      )
+      .toSorted();
+  };
+  t.deepEqual(await counted(1), await counted(0));
+  const began = await weft(0, 'flows', '--node=own', '--to=default/web', '-o', 'json');
+  t.is(
+    changes.reduce((sum, it) => sum + (it.after === 'deny' ? it.count : 0), 0),
+    (JSON.parse(began.stdout) as FlowMessage[]).length,
+  );
+
   const same = await weft(0, 'policy', 'diff', '-f', await fileOf('same.yaml', dbClosed));
   t.is(same.exitCode, 0);
   t.regex(same.stdout, /^nothing changes, of \d+ kinds of flow/);
@@ -179,7 +202,11 @@ test.serial('weft apply --shadow: tried on all nodes, told, and nothing enforced
   const table = await weft(1, 'shadow', 'diff');
   t.is(table.exitCode, 1);
   t.regex(table.stdout, /allow -> deny +default\/client +default\/web +TCP\/8080 +6 /);
-  t.is((await weft(0, 'shadow', 'diff')).exitCode, 0);
+  // Whichever node is asked, what all have found.
+  const elsewhere = await weft(0, 'shadow', 'diff');
+  t.is(elsewhere.exitCode, 1);
+  t.is(elsewhere.stderr, '');
+  t.regex(elsewhere.stdout, /allow -> deny +default\/client +default\/web +TCP\/8080 +6 /);
 
   t.regex((await weft(0, 'shadow', 'stop')).stdout, /not|any more/);
   await poll(
@@ -217,4 +244,23 @@ test.serial('what denies on the way to a Service is told of its endpoint', async
   t.regex(line, /service\/default\/web:80 .* NetworkPolicy default\/client-closed isolates/);
   await weft(0, 'shadow', 'stop');
   await cluster.remove(closed);
+});
+
+test.serial('a node that does not answer is named, and the others count', async (t) => {
+  const candidate = await fileOf('last.yaml', webClosed);
+  t.is((await weft(0, 'apply', '--shadow', '-f', candidate)).exitCode, 0);
+  const egress = netpol('no-exit', {
+    podSelector: { matchLabels: { app: 'client' } },
+    policyTypes: ['Egress'],
+  });
+  await cluster.daemons[1]!.stop();
+  const diff = await weft(0, 'policy', 'diff', '-f', await fileOf('e.yaml', egress), '-o', 'json');
+  t.is(diff.exitCode, 1);
+  t.regex(diff.stderr, /^weft: without n2: (ECONN|no answer)/);
+  const { changes, absent } = JSON.parse(diff.stdout) as PolicyDiffMessage;
+  t.regex(absent.join('|'), /^n2: [^|]+$/);
+  t.true(changes.length > 0 && changes.every(({ after }) => after === 'deny'));
+  const shadow = await weft(0, 'shadow', 'diff', '-o', 'json');
+  t.regex(shadow.stderr, /^weft: n2: (ECONN|no answer)/);
+  t.is((JSON.parse(shadow.stdout) as ClusterShadowMessage).problems.length, 1);
 });

@@ -146,18 +146,26 @@ async function live(node: LabNode, ...words: readonly string[]) {
   return { ...(JSON.parse(stdout) as LiveTraceMessage), exitCode };
 }
 
-for (const [name, to, port, protocol, outcome, answer] of [
-  ['TCP to the other node', () => 'default/b', 8080, 'TCP', 'answered', 'SYN-ACK'],
-  ['TCP to the same node', () => 'default/c', 8080, 'TCP', 'answered', 'SYN-ACK'],
-  ['TCP to a closed port', () => 'default/b', 9, 'TCP', 'refused', 'RST'],
-  ['TCP through a Service', () => 'default/web', 80, 'TCP', 'answered', 'SYN-ACK'],
-  ['a port that the Service has not', () => 'default/web', 81, 'TCP', 'dropped', null],
-  ['UDP', () => 'default/b', 8080, 'UDP', 'answered', 'datagram'],
-  ['UDP to a closed port', () => 'default/b', 9, 'UDP', 'refused', 'ICMP error type 3 code 3'],
-  ['an echo', () => 'default/b', 0, 'ICMP', 'answered', 'echo reply'],
-  ['nobody', () => c.replace(/\d+$/, '200'), 80, 'TCP', 'dropped', null],
-  ['TCP over IPv6', () => b6, 8080, 'TCP', 'answered', 'SYN-ACK'],
-  ['an echo over IPv6', () => b6, 0, 'ICMP', 'answered', 'echo reply'],
+for (const [name, to, port, protocol, outcome, answer, nodes] of [
+  ['TCP to the other node', () => 'default/b', 8080, 'TCP', 'answered', 'SYN-ACK', 'n1 n2 n2 n1'],
+  ['TCP to the same node', () => 'default/c', 8080, 'TCP', 'answered', 'SYN-ACK', 'n1 n1'],
+  ['TCP to a closed port', () => 'default/b', 9, 'TCP', 'refused', 'RST', 'n1 n2 n2 n1'],
+  ['TCP through a Service', () => 'default/web', 80, 'TCP', 'answered', 'SYN-ACK', ''],
+  ['a port that the Service has not', () => 'default/web', 81, 'TCP', 'dropped', null, ''],
+  ['UDP', () => 'default/b', 8080, 'UDP', 'answered', 'datagram', 'n1 n2 n2 n1'],
+  [
+    'UDP to a closed port',
+    () => 'default/b',
+    9,
+    'UDP',
+    'refused',
+    'ICMP error type 3 code 3',
+    'n1 n2 n2 n1',
+  ],
+  ['an echo', () => 'default/b', 0, 'ICMP', 'answered', 'echo reply', 'n1 n2 n2 n1'],
+  ['nobody', () => c.replace(/\d+$/, '200'), 80, 'TCP', 'dropped', null, ''],
+  ['TCP over IPv6', () => b6, 8080, 'TCP', 'answered', 'SYN-ACK', 'n1 n2 n2 n1'],
+  ['an echo over IPv6', () => b6, 0, 'ICMP', 'answered', 'echo reply', 'n1 n2 n2 n1'],
 ] as const) {
   test.serial(`live: ${name}`, async (t) => {
     const got = await live(cluster.nodes[0], ...fromA(to(), port), '--protocol', protocol);
@@ -166,6 +174,15 @@ for (const [name, to, port, protocol, outcome, answer] of [
     t.is(got.answer, answer, what);
     t.is(got.exitCode, outcome === 'answered' ? 0 : 1);
     t.is(got.seen[0]!.direction, 'egress');
+    t.deepEqual(got.absent, []);
+    // The pod may be seen to end what it knows nothing of.
+    t.true(
+      got.seen
+        .map(({ node }) => node)
+        .join(' ')
+        .startsWith(nodes),
+      what,
+    );
   });
 }
 
@@ -182,8 +199,16 @@ test.serial('live: what policy denies, here and there', async (t) => {
   await cluster.put(denyIngress);
   await isAnswered(t, b, 8080, /^nothing/);
   const there = await live(cluster.nodes[0], ...fromA('default/b', 8080));
-  t.is(there.outcome, 'no answer');
+  t.is(there.outcome, 'dropped');
+  t.deepEqual(
+    there.seen.map(({ node, reason }) => [node, reason]),
+    [
+      ['n1', null],
+      ['n2', 'policyIngress'],
+    ],
+  );
   t.is(there.seen[0]!.text, 'forwarded egress');
+  t.regex(there.seen[1]!.text, /NetworkPolicy default\/no-entry isolates pod default\/b/);
   t.is(there.trace.paths[0]!.stages.at(-1)!.reason, 'policyIngress');
   await cluster.remove(denyIngress);
   await isAnswered(t, b, 8080, / b$/);
@@ -225,4 +250,17 @@ test.serial('people read it, and what is asked wrong is refused', async (t) => {
     t.regex(stderr, message);
     t.is(exitCode, 2);
   }
+});
+
+test.serial('live: the other node does not answer: said, and this node goes on', async (t) => {
+  await cluster.daemons[1]!.stop();
+  const [node] = cluster.nodes;
+  const argv = [WEFT, 'trace', '--live', `--state-dir=${node.stateDir}`];
+  const { stderr, stdout, exitCode } = await collect([...argv, ...fromA('default/b', 8080)], {
+    netns: node.netns,
+  });
+  t.is(exitCode, 1);
+  t.regex(stderr, /^weft: not watched on n2: (ECONN|no answer)/);
+  t.regex(stdout, /^n1 +[\d.]+ ms +egress/m);
+  t.regex(stdout, /no answer: it went on from where it was seen last/);
 });

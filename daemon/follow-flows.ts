@@ -1,0 +1,65 @@
+/** One node's flows as they come, asked of its daemon again and again, wherever it is. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { FlowMessage, FlowsMessage } from './messages.ts';
+
+/** Of one question, until something happens. */
+export const FOLLOW_WAIT_S = 10;
+const AGAIN_AFTER_MS = 1_000;
+/** The most that the API gives at once. */
+const LIMIT_MAX = '10000';
+
+export interface FollowOptions {
+  /** Filters, as GET /v1/flows has them. */
+  readonly filters: Readonly<Record<string, string>>;
+  /** How far back to begin, when it answers for the first time: `30s`. */
+  readonly since: () => string;
+  readonly ask: (query: URLSearchParams) => Promise<FlowsMessage>;
+  /** Why there is no answer now. @throws what is no such error */
+  readonly problemOf: (error: unknown) => string;
+  /** What the reader must know besides the flows: what has become of the node. */
+  readonly say: (note: string) => void;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Flows as they come, those of `since` first; until the signal is aborted. A daemon that does not answer is
+ * waited for.
+ */
+export async function* followFlows(options: FollowOptions): AsyncGenerator<FlowMessage> {
+  const { filters, since, ask, problemOf, say, signal } = options;
+  let position: Readonly<Record<string, string>> | null = null;
+  let run: string | null = null;
+  let lost = 0;
+  let isAbsent = false;
+  while (!signal.aborted) {
+    let message: FlowsMessage;
+    try {
+      const from = position ?? { since: since() };
+      message = await ask(new URLSearchParams({ ...filters, ...from, limit: LIMIT_MAX }));
+    } catch (error) {
+      if (signal.aborted) return;
+      const problem = problemOf(error);
+      if (!isAbsent) say(`does not answer (${problem}); waiting for it`);
+      isAbsent = true;
+      await sleep(AGAIN_AFTER_MS, undefined, { signal }).catch(() => 'the loop ends');
+      continue;
+    }
+    const isAnother = run !== null && message.run !== run;
+    if (isAnother) say('has started anew; flows that began meanwhile may be missing');
+    else if (isAbsent) say('answers again');
+    isAbsent = false;
+    run = message.run;
+    if (isAnother) {
+      lost = 0;
+      // All that the new one has seen.
+      position = {};
+      continue;
+    }
+    if (message.lost > lost && position?.['after'] !== undefined) {
+      say(`has lost ${message.lost - lost} events, which came faster than they could be read`);
+    }
+    lost = message.lost;
+    yield* message.flows;
+    position = { after: String(message.next), wait: `${FOLLOW_WAIT_S}s` };
+  }
+}
