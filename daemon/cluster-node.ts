@@ -10,7 +10,7 @@ import { ClusterApi, NodeAbsentError } from './cluster-api.ts';
 import { type ExplainInputs, explain } from './explain.ts';
 import { flowFilter } from './flow-log.ts';
 import { type FlowSummary, joinSummaries, summarize } from './flow-summary.ts';
-import { Links } from './links.ts';
+import { foremost } from './links.ts';
 import {
   type ClusterFlowsMessage,
   type ClusterMessage,
@@ -37,7 +37,6 @@ const FRESH_MS = 2_000;
 const AT_ONCE = 32;
 const FLOWS_MAX = 10_000;
 const TIMELINE_MAX = 500;
-const LINKS_MAX = 20;
 /** Of more nodes, less is told of the minutes before. */
 const MANY_NODES = 50;
 const RATES_OF_MANY = 30;
@@ -53,6 +52,8 @@ export interface ClusterNodeOptions {
   /** Null before the first list. */
   readonly peers: () => readonly NodeLease[] | null;
   readonly dataplane: () => Pick<Dataplane, 'counters'> | null;
+  /** Somebody looks at them. */
+  readonly links: () => readonly LinkMessage[];
   readonly observation: Observation;
   /** Others may ask them too. */
   readonly routes: readonly ApiRoute[];
@@ -119,17 +120,6 @@ type Answered = { readonly answer: NodeMessage } | { readonly problem: string };
 
 const NOTHING: FlowSummary = { edges: [], drops: [] };
 
-const lossOf = ({ sent, answered }: LinkMessage): number =>
-  sent === 0 ? 0 : (sent - answered) / sent;
-
-/** Links are as many as pairs of nodes: only the worst of each node are told. */
-const worstLinks = (links: readonly LinkMessage[]): readonly LinkMessage[] =>
-  links.length <= LINKS_MAX
-    ? links
-    : [...links]
-        .sort((a, b) => lossOf(b) - lossOf(a) || (b.rttMs ?? 0) - (a.rttMs ?? 0))
-        .slice(0, LINKS_MAX);
-
 /** What this node and its peers told, joined. @param own  null: no lease yet */
 export function joinCluster(
   timeMs: number,
@@ -147,7 +137,7 @@ export function joinCluster(
       return;
     }
     const { edges, drops, timeline: events, links, rates, ...state } = answered.answer;
-    const answer = { ...state, links: worstLinks(links), rates: rates.slice(-ratesMax) };
+    const answer = { ...state, links: foremost(links), rates: rates.slice(-ratesMax) };
     nodes.push({ ...named, name: answer.node, answer, problem: null });
     summaries.push({ edges, drops });
     timeline.push(...events);
@@ -181,7 +171,6 @@ const NO_LEASE = {
 
 export class ClusterNode implements AsyncDisposable {
   readonly #options: ClusterNodeOptions;
-  readonly #links: Links;
   readonly #timeline: Timeline;
   readonly #rates: RateMessage[] = [];
   readonly #timer: NodeJS.Timeout;
@@ -197,12 +186,6 @@ export class ClusterNode implements AsyncDisposable {
     const peers = (): readonly NodeLease[] => options.peers() ?? NO_PEERS;
     const routes = [...options.routes, ...this.#ownRoutes()];
     this.api = new ClusterApi({ port, routes, peers, onError, onProblem });
-    this.#links = new Links({
-      port,
-      peers,
-      isPeer: (address) => this.api.isPeer(address),
-      pairWith: (peer) => this.api.pairWith(peer),
-    });
     this.#timeline = new Timeline(options.state().node);
     this.#timer = setInterval(() => this.#look(), LOOK_EVERY_MS).unref();
   }
@@ -210,7 +193,6 @@ export class ClusterNode implements AsyncDisposable {
   /** The node's own addresses are those of this lease, and stand. */
   update(lease: NodeLease): void {
     this.api.update(lease);
-    this.#links.update(lease);
   }
 
   #look(): void {
@@ -251,7 +233,7 @@ export class ClusterNode implements AsyncDisposable {
   async #own(): Promise<NodeMessage> {
     return {
       ...this.#options.state(),
-      links: this.#links.messages(),
+      links: this.#options.links(),
       rates: this.#rates,
       ...(await this.#summary()),
       timeline: this.#timeline.events,
@@ -328,7 +310,6 @@ export class ClusterNode implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    this.#links[Symbol.dispose]();
     await this.api[Symbol.asyncDispose]();
   }
 }

@@ -49,6 +49,15 @@ const VIEW: ProbeView = {
   nodeOf: () => 'n2',
 };
 
+const TRAFFIC = {
+  sentDatagrams: 7,
+  sentBytes: 1_234_567,
+  receivedDatagrams: 8,
+  receivedBytes: 999,
+  sentBytesPerS: 1_500_000,
+  receivedBytesPerS: null,
+};
+
 /** Who answers, and up to which size. */
 type Answers = (address: string, bytes: number, number: number) => boolean;
 
@@ -58,6 +67,7 @@ function probesOf(answers: Answers, view: ProbeView = VIEW) {
   let isOpen = 0;
   const probes = new PeerProbes({
     view: () => view,
+    traffic: () => TRAFFIC,
     onProblem: (error) => problems.push(error?.message ?? null),
     open: () => {
       isOpen += 1;
@@ -114,7 +124,7 @@ for (const [name, answers, findings, mtus] of [
   });
 }
 
-test('one of five is lost', async (t) => {
+test('some of ten are lost', async (t) => {
   const { probes } = probesOf((it, bytes, number) => !(isInside(it) && bytes === 64 && number < 9));
   const message = await probes.probeAll();
   t.deepEqual(probes.findings(), { ...WELL, lossy: KEYS });
@@ -152,6 +162,7 @@ test('without the right to probe: said once, and nothing breaks', async (t) => {
   const problems: (string | null)[] = [];
   const probes = new PeerProbes({
     view: () => VIEW,
+    traffic: () => null,
     onProblem: (error) => problems.push(error?.message ?? null),
     open: () => Promise.reject(new EchoError('this process lacks CAP_NET_RAW')),
   });
@@ -167,6 +178,7 @@ test('what was known of a peer goes with it', async (t) => {
   let view = VIEW;
   const probes = new PeerProbes({
     view: () => view,
+    traffic: () => TRAFFIC,
     onProblem: () => 'none',
     open: () =>
       Promise.resolve({
