@@ -64,7 +64,7 @@ for (const [it, grade, text] of LINKS) {
     t.deepEqual([linkGrade(it), echoesText(it.overlay)], [grade, text]));
 }
 
-test('links: the lossiest, then the busiest, by the names of both ends; the rest is counted', (t) => {
+test('links: the lossiest, then the busiest, by the names of both ends; all are counted', (t) => {
   const nodes = [
     { key: 'a', name: 'n1', answer: { links: [link('b', 1, 9, 9, 10), link('c', 1, 9, 8)] } },
     { key: 'b', name: 'n2', answer: { links: [link('a', 1, 9, 9, 20)] } },

@@ -116,7 +116,7 @@ export interface LinkRow {
   readonly link: LinkMessage;
 }
 
-/** The lossiest first, then the busiest; at most `limit`, and of all links how many there are. */
+/** Of all links those that lose most, then the busiest, in the order of the nodes; and how many there are. */
 export function linkRows(
   nodes: readonly ClusterNodeMessage[],
   limit: number,
@@ -133,7 +133,8 @@ export function linkRows(
   const sorted = all.toSorted(
     (a, b) => lossOf(b.link) - lossOf(a.link) || bytesPerS(b.link) - bytesPerS(a.link),
   );
-  return { rows: sorted.slice(0, limit), total: all.length };
+  const foremost = new Set(sorted.slice(0, limit));
+  return { rows: all.filter((it) => foremost.has(it)), total: all.length };
 }
 
 const SLOT_S = 2;

@@ -69,7 +69,7 @@ export function Nodes({ cluster }: SectionProps) {
     </div>
     <section class="card">
       <h2>Nodes</h2>
-      <table>
+      <table id="nodes">
         <thead>
           <tr>
             <th>node</th>
