@@ -151,7 +151,7 @@ export class ClusterApi implements AsyncDisposable {
       const refuse = (asked: IncomingMessage): void => this.#refuse(asked);
       const server = createLimitedServer(listenerOf({ routes, onError, refuse }));
       server.prependListener('connection', (socket: Socket) => {
-        if (!this.isPeer(remoteAddress(socket))) socket.destroy();
+        if (!this.#isPeer(remoteAddress(socket))) socket.destroy();
       });
       try {
         this.#listening.set(address, await listen(server, { host: formatAddress(address), port }));
@@ -164,7 +164,7 @@ export class ClusterApi implements AsyncDisposable {
     }
   }
 
-  isPeer(address: IpAddress | null): boolean {
+  #isPeer(address: IpAddress | null): boolean {
     const peers = this.#options.peers();
     if (peers !== this.#peersKnown) {
       this.#peersKnown = peers;
@@ -175,7 +175,7 @@ export class ClusterApi implements AsyncDisposable {
 
   #refuse({ method, headers, socket }: IncomingMessage): void {
     // The list of peers may have changed while the connection stood.
-    if (!this.isPeer(remoteAddress(socket))) {
+    if (!this.#isPeer(remoteAddress(socket))) {
       throw new ApiError(403, 'ERR_PEER', 'only nodes of this cluster are answered');
     }
     const [, given = ''] = /^Bearer ([0-9a-f]{64})$/.exec(headers.authorization ?? '') ?? [];
@@ -197,13 +197,13 @@ export class ClusterApi implements AsyncDisposable {
     const token = this.#token;
     const { obstacle } = this;
     if (obstacle !== null || token === null) throw new NodeAbsentError(obstacle ?? '');
-    const pair = this.pairWith(peer);
+    const pair = this.#pairWith(peer);
     if (pair === null) throw new NodeAbsentError('it has no subnet of a family of ours');
     return await askNode<T>({ ...pair, port, path, token, signal, ...(withinMs && { withinMs }) });
   }
 
   /** Which of our own addresses speaks to which of the peer's; null: none to none. */
-  pairWith(peer: NodeLease): { readonly from: IpAddress; readonly to: IpAddress } | null {
+  #pairWith(peer: NodeLease): { readonly from: IpAddress; readonly to: IpAddress } | null {
     for (const to of ownAddresses(peer)) {
       const from = this.#own.find((it) => typeof it === typeof to);
       if (from !== undefined) return { from, to };

@@ -11,7 +11,7 @@ import { ClusterFlows } from './cluster-flows.ts';
 import { type ExplainInputs, explain } from './explain.ts';
 import { flowFilter } from './flow-log.ts';
 import { type FlowSummary, joinSummaries, summarize } from './flow-summary.ts';
-import { Links } from './links.ts';
+import { foremost } from './links.ts';
 import {
   type ClusterMessage,
   type ClusterNodeMessage,
@@ -37,7 +37,6 @@ const SUMMARY_FLOWS = 10_000;
 /** An answer serves all who ask within this time. */
 const FRESH_MS = 2_000;
 const TIMELINE_MAX = 500;
-const LINKS_MAX = 20;
 /** Of more nodes, less is told of the minutes before. */
 const MANY_NODES = 50;
 const RATES_OF_MANY = 30;
@@ -53,6 +52,8 @@ export interface ClusterNodeOptions {
   /** Null before the first list. */
   readonly peers: () => readonly NodeLease[] | null;
   readonly dataplane: () => Pick<Dataplane, 'counters'> | null;
+  /** Somebody looks at them. */
+  readonly links: () => readonly LinkMessage[];
   readonly observation: Observation;
   /** Others may ask them too. */
   readonly routes: readonly ApiRoute[];
@@ -103,17 +104,6 @@ function shared<T>(make: () => T | Promise<T>, freshMs: number): () => Promise<T
 
 const NOTHING: FlowSummary = { edges: [], drops: [] };
 
-const lossOf = ({ sent, answered }: LinkMessage): number =>
-  sent === 0 ? 0 : (sent - answered) / sent;
-
-/** Links are as many as pairs of nodes: only the worst of each node are told. */
-const worstLinks = (links: readonly LinkMessage[]): readonly LinkMessage[] =>
-  links.length <= LINKS_MAX
-    ? links
-    : [...links]
-        .sort((a, b) => lossOf(b) - lossOf(a) || (b.rttMs ?? 0) - (a.rttMs ?? 0))
-        .slice(0, LINKS_MAX);
-
 /** What this node and its peers told, joined. @param own  null: no lease yet */
 export function joinCluster(
   timeMs: number,
@@ -131,7 +121,7 @@ export function joinCluster(
       return;
     }
     const { edges, drops, timeline: events, links, rates, ...state } = answered.answer;
-    const answer = { ...state, links: worstLinks(links), rates: rates.slice(-ratesMax) };
+    const answer = { ...state, links: foremost(links), rates: rates.slice(-ratesMax) };
     nodes.push({ ...named, name: answer.node, answer, problem: null });
     summaries.push({ edges, drops });
     timeline.push(...events);
@@ -165,7 +155,6 @@ const NO_LEASE = {
 
 export class ClusterNode implements AsyncDisposable {
   readonly #options: ClusterNodeOptions;
-  readonly #links: Links;
   readonly #timeline: Timeline;
   readonly #rates: RateMessage[] = [];
   readonly #timer: NodeJS.Timeout;
@@ -190,12 +179,6 @@ export class ClusterNode implements AsyncDisposable {
     const isOwn = (name: string): boolean =>
       name === 'own' || name === node || name === options.view().lease?.key;
     this.#flows = new ClusterFlows({ node, isOwn, observation, others: this.others, onError });
-    this.#links = new Links({
-      port,
-      peers,
-      isPeer: (address) => this.api.isPeer(address),
-      pairWith: (peer) => this.api.pairWith(peer),
-    });
     this.#timeline = new Timeline(options.state().node);
     this.#timer = setInterval(() => this.#look(), LOOK_EVERY_MS).unref();
   }
@@ -203,7 +186,6 @@ export class ClusterNode implements AsyncDisposable {
   /** The node's own addresses are those of this lease, and stand. */
   update(lease: NodeLease): void {
     this.api.update(lease);
-    this.#links.update(lease);
   }
 
   #look(): void {
@@ -244,7 +226,7 @@ export class ClusterNode implements AsyncDisposable {
   async #own(): Promise<NodeMessage> {
     return {
       ...this.#options.state(),
-      links: this.#links.messages(),
+      links: this.#options.links(),
       rates: this.#rates,
       ...(await this.#summary()),
       timeline: this.#timeline.events,
@@ -305,7 +287,6 @@ export class ClusterNode implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    this.#links[Symbol.dispose]();
     await this.api[Symbol.asyncDispose]();
   }
 }

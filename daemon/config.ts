@@ -453,7 +453,8 @@ export const OPTIONS = {
     kind: 'number',
     text: '30',
     parse: parseInteger(0, 3600),
-    description: 'seconds between two probes of each peer by ICMP echo; 0: only when asked',
+    description:
+      'seconds between two probes of each peer by ICMP echo; 0: only when asked or the page is looked at',
   }),
   healthzPort: option({
     kind: 'number',

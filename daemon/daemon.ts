@@ -71,6 +71,7 @@ import {
 import { Observation, type View } from './observe.ts';
 import { type OwnPods, podsOfAttachments, publishOwnPods } from './own-pods.ts';
 import { PeerProbes } from './peer-probes.ts';
+import { PeerTraffics } from './peer-traffic.ts';
 import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { isLoopback, openPage, pageToken, urlHost } from './page-server.ts';
@@ -203,6 +204,7 @@ class NodeDaemon {
   readonly #captures: Captures;
   readonly #cluster: ClusterNode;
   readonly #probes: PeerProbes;
+  readonly #traffics = new PeerTraffics(() => this.#dataplane);
   /** What was published last. */
   #overlay: OverlayState | null = null;
 
@@ -235,6 +237,7 @@ class NodeDaemon {
         leases: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
         nodeOf: this.#observation.nodeNames(),
       }),
+      traffic: (key) => this.#traffics.of(key),
       onProblem: (err) => {
         if (err === null) log.info('peers are probed again');
         else log.warn({ err }, 'whether peers answer is not known');
@@ -258,6 +261,7 @@ class NodeDaemon {
       inputs: () => this.#explainInputs(),
       peers: () => this.#peers,
       dataplane: () => this.#dataplane,
+      links: () => this.#probes.links(),
       observation: this.#observation,
       routes: [
         ...this.#sharedRoutes(),
@@ -289,6 +293,8 @@ class NodeDaemon {
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
     open.use(this.#netlink);
+    open.use(this.#traffics);
+    open.use(this.#probes);
     open.use(this.#cluster);
     open.defer(() => this.#retainedFile?.idle());
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
@@ -391,6 +397,7 @@ class NodeDaemon {
       leaseLeftS: state?.kind === 'held' ? (state.deadlineMs - bootTimeMs()) / 1000 : null,
       peers: this.#peers?.length ?? 0,
       probes: this.#probes.readings(),
+      peerTraffic: this.#peerTraffic(),
       pods: this.#pods?.attachments.length ?? 0,
       objects: this.#objectsMessage(),
       workers,
@@ -401,6 +408,12 @@ class NodeDaemon {
       generations: dataplane?.generations() ?? null,
       eventsLost: this.#observation.eventsLost,
     };
+  }
+
+  #peerTraffic(): Reading['peerTraffic'] {
+    const nodeOf = this.#observation.nodeNames();
+    const counted = this.#dataplane?.peerTraffic() ?? [];
+    return [...counted].map(([key, traffic]) => ({ node: nodeOf(key), ...traffic }));
   }
 
   /** A node without its page is a node all the same. */

@@ -2,6 +2,7 @@
 import type { EntryProblem } from '../ipam/peers.ts';
 import type { NodeLease } from '../ipam/types.ts';
 import type { Kind } from '../objects/types.ts';
+import type { PeerTraffic } from '../overlay/types.ts';
 import { type IpAddress, formatAddress } from '../wire/address.ts';
 import { type Cidr, formatCidr } from '../wire/cidr.ts';
 import type { CniCode, NamedContainerPort } from '../wire/cni.ts';
@@ -110,18 +111,23 @@ export interface StatusMessage {
   readonly findings: readonly FindingMessage[];
 }
 
-/** Some echoes along one way to a peer. */
-export interface LinkProbeMessage {
+/** The last echoes along one way to a peer, at most 30. */
+export interface EchoesMessage {
+  readonly sent: number;
+  readonly received: number;
+  /** None of the last five was answered. */
+  readonly silent: boolean;
+  /** Mean of the round trips; null when nothing was answered. */
+  readonly avgMs: number | null;
+}
+
+export interface LinkProbeMessage extends EchoesMessage {
   /** To the node's own address, or through the tunnel to `.0` of its subnet. */
   readonly kind: 'underlay' | 'overlay';
   readonly address: string;
-  readonly sent: number;
-  readonly received: number;
-  /** Round trips; null when nothing was answered. */
   readonly minMs: number | null;
-  readonly avgMs: number | null;
   readonly maxMs: number | null;
-  /** The largest packet that was answered; null when none was. */
+  /** The largest packet that was answered; null when none was, or none was tried. */
   readonly pathMtuBytes: number | null;
   /** The largest that should be. */
   readonly expectedMtuBytes: number;
@@ -133,6 +139,16 @@ export interface PeerProbeMessage {
   /** RFC 3339. */
   readonly time: string;
   readonly links: readonly LinkProbeMessage[];
+}
+
+/**
+ * VXLAN datagrams to a peer and from it, since it came or the daemon began, and their bytes without outer IP and
+ * UDP headers (docs/packet-path.md); at most two seconds old.
+ */
+export interface PeerTrafficMessage extends PeerTraffic {
+  /** Of the last two seconds; null: they have not passed yet. */
+  readonly sentBytesPerS: number | null;
+  readonly receivedBytesPerS: number | null;
 }
 
 export interface PeerMessage {
@@ -148,6 +164,8 @@ export interface PeerMessage {
   readonly pathMtuBytes: number | null;
   /** Null: it was not asked yet. */
   readonly probe: PeerProbeMessage | null;
+  /** Null: the packet path does not know it yet, or it is direct in each family. */
+  readonly traffic: PeerTrafficMessage | null;
 }
 
 /** GET /v1/peers; POST /v1/peers/probe, which asks all of them first. */
@@ -382,15 +400,14 @@ export interface PolicyDiffMessage {
   readonly absent: readonly string[];
 }
 
-/** From this node to a peer and back, measured by datagrams through the overlay. */
+/** From this node to a peer and back: of what `weft peers` tells, of two families the worse one. */
 export interface LinkMessage {
   /** The peer's lease. */
   readonly key: string;
-  /** Median of the answered ones; null: none was. */
-  readonly rttMs: number | null;
-  /** Of the last minute or so; what may still be answered does not count. */
-  readonly sent: number;
-  readonly answered: number;
+  /** Null: not asked yet, or it cannot be. */
+  readonly overlay: EchoesMessage | null;
+  readonly underlay: EchoesMessage | null;
+  readonly traffic: PeerTrafficMessage | null;
 }
 
 /** What a node carried between two looks at its counters, by the second. */

@@ -19,6 +19,9 @@ const reading: Reading = {
     { node: 'n2', way: 'overlay', family: 4, roundTripMs: 1.5, lossRatio: 0 },
     { node: 'a"b\nc', way: 'underlay', family: 6, roundTripMs: null, lossRatio: 1 },
   ],
+  peerTraffic: [
+    { node: 'n2', sentDatagrams: 7, sentBytes: 700, receivedDatagrams: 8, receivedBytes: 1000 },
+  ],
   pods: 3,
   objects: { policies: 4, services: 5, problems: ['x'] },
   workers: 1,
@@ -64,6 +67,8 @@ for (const [start, value] of [
   ['weft_peers', '2'],
   ['weft_peer_round_trip_seconds{peer="n2",way="overlay",family="ipv4"}', '0.0015'],
   ['weft_peer_loss_ratio{peer="a\\"b\\nc",way="underlay",family="ipv6"}', '1'],
+  ['weft_peer_datagrams_total{peer="n2",direction="ingress"}', '8'],
+  ['weft_peer_bytes_total{peer="n2",direction="egress"}', '700'],
   ['weft_object_problems', '1'],
   ['weft_offload_in_use{offload="tun-uso"}', '0'],
   ['weft_snapshot_generation{state="installed"}', '11'],

@@ -6,7 +6,7 @@
 import { readdirSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { Counter, Gauge, Registry } from 'prom-client';
-import type { Offloads } from '../overlay/types.ts';
+import type { Offloads, PeerTraffic } from '../overlay/types.ts';
 import type { Family } from '../wire/address.ts';
 import { type DropName, dropNames } from '../wire/drop-reason.ts';
 import { offloadName } from './config.ts';
@@ -37,6 +37,8 @@ export interface Reading {
   readonly peers: number;
   /** Of the peers that were asked (--probe-interval). */
   readonly probes: readonly PeerProbe[];
+  /** Of each peer, by its node's name. */
+  readonly peerTraffic: readonly (PeerTraffic & { readonly node: string })[];
   readonly pods: number;
   readonly objects: Pick<ObjectsStatus, 'policies' | 'services' | 'problems'> | null;
   readonly workers: number;
@@ -123,6 +125,15 @@ const probeLabels = ({ node, way, family }: PeerProbe) => ({
   family: `ipv${family}`,
 });
 
+/** One series for each peer and direction. */
+const perPeer =
+  (egress: keyof PeerTraffic, ingress: keyof PeerTraffic) =>
+  ({ peerTraffic }: Reading): readonly Sample[] =>
+    peerTraffic.flatMap((it) => [
+      { labels: { peer: it.node, [DIRECTION]: 'egress' }, value: it[egress] },
+      { labels: { peer: it.node, [DIRECTION]: 'ingress' }, value: it[ingress] },
+    ]);
+
 export const METRICS: readonly Metric[] = [
   {
     name: 'weft_build_info',
@@ -202,6 +213,20 @@ export const METRICS: readonly Metric[] = [
     help: 'Of the last echoes sent to a peer, the part that was not answered.',
     labels: PROBE_LABELS,
     read: ({ probes }) => probes.map((it) => ({ labels: probeLabels(it), value: it.lossRatio })),
+  },
+  {
+    name: 'weft_peer_datagrams_total',
+    type: 'counter',
+    help: 'VXLAN datagrams that the kernel took for a peer (egress), and those that came from it (ingress).',
+    labels: ['peer', DIRECTION],
+    read: perPeer('sentDatagrams', 'receivedDatagrams'),
+  },
+  {
+    name: 'weft_peer_bytes_total',
+    type: 'counter',
+    help: 'Their bytes, without outer IP and UDP headers.',
+    labels: ['peer', DIRECTION],
+    read: perPeer('sentBytes', 'receivedBytes'),
   },
   {
     name: 'weft_pods',

@@ -49,6 +49,15 @@ const VIEW: ProbeView = {
   nodeOf: () => 'n2',
 };
 
+const TRAFFIC = {
+  sentDatagrams: 7,
+  sentBytes: 1_234_567,
+  receivedDatagrams: 8,
+  receivedBytes: 999,
+  sentBytesPerS: 1_500_000,
+  receivedBytesPerS: null,
+};
+
 /** Who answers, and up to which size. */
 type Answers = (address: string, bytes: number, number: number) => boolean;
 
@@ -58,6 +67,7 @@ function probesOf(answers: Answers, view: ProbeView = VIEW) {
   let isOpen = 0;
   const probes = new PeerProbes({
     view: () => view,
+    traffic: () => TRAFFIC,
     onProblem: (error) => problems.push(error?.message ?? null),
     open: () => {
       isOpen += 1;
@@ -114,7 +124,7 @@ for (const [name, answers, findings, mtus] of [
   });
 }
 
-test('one of five is lost', async (t) => {
+test('some of ten are lost', async (t) => {
   const { probes } = probesOf((it, bytes, number) => !(isInside(it) && bytes === 64 && number < 9));
   const message = await probes.probeAll();
   t.deepEqual(probes.findings(), { ...WELL, lossy: KEYS });
@@ -152,6 +162,7 @@ test('without the right to probe: said once, and nothing breaks', async (t) => {
   const problems: (string | null)[] = [];
   const probes = new PeerProbes({
     view: () => VIEW,
+    traffic: () => null,
     onProblem: (error) => problems.push(error?.message ?? null),
     open: () => Promise.reject(new EchoError('this process lacks CAP_NET_RAW')),
   });
@@ -167,6 +178,7 @@ test('what was known of a peer goes with it', async (t) => {
   let view = VIEW;
   const probes = new PeerProbes({
     view: () => view,
+    traffic: () => TRAFFIC,
     onProblem: () => 'none',
     open: () =>
       Promise.resolve({
@@ -179,4 +191,55 @@ test('what was known of a peer goes with it', async (t) => {
   view = { ...VIEW, overlay: { ...VIEW.overlay!, peers: [] }, leases: [] };
   await probes.probeAll();
   t.deepEqual(probes.findings().silent, []);
+});
+
+test('who looks at the page has each way asked with single echoes, and sees what weft peers says', async (t) => {
+  const { promise: asked, resolve } = Promise.withResolvers<void>();
+  let isOpen = 0;
+  let echoes = 0;
+  using probes = new PeerProbes({
+    view: () => VIEW,
+    traffic: () => TRAFFIC,
+    onProblem: () => 'none',
+    open: () => {
+      isOpen += 1;
+      return Promise.resolve({
+        echo: () => {
+          if (++echoes === 4) setImmediate(resolve);
+          return Promise.resolve({ kind: 'answered', roundTripMs: 1.5 });
+        },
+        [Symbol.dispose]: () => (isOpen -= 1),
+      });
+    },
+  });
+  t.deepEqual(probes.links(), [
+    { key: PEER.name, overlay: null, underlay: null, traffic: TRAFFIC },
+  ]);
+  await asked;
+  const [link] = probes.links();
+  const { links } = probes.message().peers[0]!.probe!;
+  t.is(echoes, 4, 'one each way, and no sizes');
+  t.is(isOpen, 2);
+  for (const kind of ['overlay', 'underlay'] as const) {
+    const { sent, received, silent, avgMs } = links.find((it) => it.kind === kind)!;
+    t.deepEqual(link![kind], { sent, received, silent, avgMs });
+    t.is(sent, 1);
+  }
+});
+
+test('what goes to a direct peer is not counted, and said so', async (t) => {
+  const direct = { ...PEER, direct4: true, direct6: true };
+  for (const [peer, traffic] of [
+    [PEER, TRAFFIC],
+    [{ ...PEER, direct4: true }, TRAFFIC],
+    [direct, null],
+  ] as const) {
+    const { probes } = probesOf(() => true, {
+      ...VIEW,
+      overlay: { ...VIEW.overlay!, peers: [peer] },
+    });
+    t.deepEqual(probes.message().peers[0]!.traffic, traffic);
+  }
+  const { probes } = probesOf(() => true);
+  t.regex(peersTable(await probes.probeAll()), /VXLAN +1\.23 MB +12\.0 Mb\/s +999 B +- /);
 });

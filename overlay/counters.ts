@@ -12,8 +12,13 @@
  *     localDelivered,       are parts of egressAccepted: packets that went back into the TUN, for a pod or
  *     hostDelivered         this node, or for the host to route on; the rest went to peers
  *     icmpErrors            are packets of our own making, and part of none of the sums
+ *
+ * Of each peer, by the slot that it has (peer-slots.ts): datagrams that the kernel took for it, which add up to
+ * udpSentDatagrams and udpSentBytes; and those that came from it as their outer and inner sources say, whatever
+ * became of them, which are a part of udpDatagrams and udpBytes.
  */
 import { type DropName, dropNames } from '../wire/drop-reason.ts';
+import { PEERS_MAX } from './snapshot.ts';
 
 const names = [
   ...dropNames,
@@ -49,8 +54,19 @@ export const Counter = Object.fromEntries(names.map((name, index) => [name, inde
 /** Behind the counters: of each drop reason, those of packets that came from a peer, as `reason + DROPS_IN`. */
 export const DROPS_IN = names.length;
 
+/** Slots of peers; 0 is for peers that have none. Those of a generation in force and of the next have room. */
+export const PEER_SLOTS = 2 * PEERS_MAX;
+/** Counters of a slot; each is at `slot * PEER_COUNTERS` behind the index of the first slot's. */
+export const PEER_COUNTERS = 4;
+const PEERS_AT = DROPS_IN + dropNames.length;
+export const PEER_SENT_DATAGRAMS = PEERS_AT;
+export const PEER_SENT_BYTES = PEERS_AT + 1;
+export const PEER_RECEIVED_DATAGRAMS = PEERS_AT + 2;
+export const PEER_RECEIVED_BYTES = PEERS_AT + 3;
+
+/** Pages that nobody counts in take no memory. */
 export const createCounters = (): Float64Array =>
-  new Float64Array(new SharedArrayBuffer((DROPS_IN + dropNames.length) * 8));
+  new Float64Array(new SharedArrayBuffer((PEERS_AT + PEER_SLOTS * PEER_COUNTERS) * 8));
 
 /** Sums over workers. Drop reasons are named `drop.<reason>`. */
 export function sumCounters(workers: readonly Float64Array[]): Record<string, number> {

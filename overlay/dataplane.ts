@@ -45,6 +45,7 @@ import {
   setCaptureFilter,
 } from './capture-ring.ts';
 import { createEventRing, lostEvents, readEvents } from './event-ring.ts';
+import { createPeerSlots } from './peer-slots.ts';
 import { createSharedParts } from './shared-parts.ts';
 import { type Snapshot, compileSnapshot, overheadBytes } from './snapshot.ts';
 import type { Dataplane, DataplaneOptions, Offloads, OverlayState, Peer } from './types.ts';
@@ -226,6 +227,10 @@ async function open(
       Infinity,
     );
   const parts = createSharedParts(installed);
+  const peerSlots = createPeerSlots(
+    starts.map(({ counters }) => counters),
+    installed,
+  );
   const inSharedMemory = ({ policy, services, ...rest }: Snapshot): Snapshot => ({
     ...parts.place('rest', rest, rest.generation),
     policy: parts.place('policy', policy, rest.generation),
@@ -237,8 +242,10 @@ async function open(
     for (const wakeFd of wakeFds) writeSync(wakeFd, Buffer.from([1, 0, 0, 0, 0, 0, 0, 0]));
   };
   const publish = (state: OverlayState): void => {
-    const snapshot = inSharedMemory(compileSnapshot(state, port, generation + 1, pathMtus.of));
-    generation++;
+    const next = generation + 1;
+    const slots = peerSlots.assign(namesOf(state), next);
+    const snapshot = inSharedMemory(compileSnapshot(state, port, next, pathMtus.of, slots));
+    generation = next;
     last = state;
     for (const port of snapshotPorts) port.postMessage(snapshot);
     announce();
@@ -282,6 +289,7 @@ async function open(
       'drop.tunQueueFull': deviceDrops(options.tunName) - tunDropsBefore,
     }),
     dropsIn: () => sumDropsIn(starts.map(({ counters }) => counters)),
+    peerTraffic: () => peerSlots.traffic(last === null ? [] : namesOf(last)),
     generations: () => ({ published: generation, installed: installed() }),
     silentMs,
     readEvents: (take) => {
@@ -319,6 +327,8 @@ async function open(
     },
   };
 }
+
+const namesOf = ({ peers }: OverlayState): readonly string[] => peers.map(({ name }) => name);
 
 /** Flows that are known now, and what became of others since the start. */
 function flowCounters(memory: FlowMemory): Record<string, number> {

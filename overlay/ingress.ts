@@ -42,9 +42,10 @@ import {
 import { PROTOCOL_UDP, UDP_HEADER_BYTES, readDestinationPort } from '../wire/udp.ts';
 import { VXLAN_HEADER_BYTES, hasVni, readVni } from '../wire/vxlan.ts';
 import type { Coalescer } from './coalesce.ts';
+import { PEER_COUNTERS, PEER_RECEIVED_BYTES, PEER_RECEIVED_DATAGRAMS } from './counters.ts';
 import type { IcmpErrors } from './icmp-errors.ts';
 import type { Peers } from './peers.ts';
-import { ENCAPSULATION_BYTES } from './snapshot.ts';
+import { ENCAPSULATION_BYTES, HOP_SLOT } from './snapshot.ts';
 
 /**
  * @param at       offset of the VXLAN header in the arena
@@ -65,6 +66,7 @@ export type Ingress = (
 
 export function createIngress(
   arena: Arena,
+  counters: Float64Array,
   peers: Peers,
   coalescer: Coalescer,
   icmp: IcmpErrors,
@@ -109,8 +111,10 @@ export function createIngress(
     const form = checkIpv4(view, ip, end);
     if (form !== Drop.none) return form;
     if (sumIpv4Header(view, ip) !== 0xffff) return Drop.ipChecksum;
-    const sender = checkSender(peers.of4(ip + IPV4_SOURCE), sourceAt);
+    const peer = peers.of4(ip + IPV4_SOURCE);
+    const sender = checkSender(peer, sourceAt);
     if (sender !== Drop.none) return sender;
+    countPeer(peer, end - ip + ENCAPSULATION_BYTES);
     if (!peers.isOwn4(ip + IPV4_DESTINATION)) return Drop.innerDestination;
     if (readTtl(view, ip) === 0) return Drop.ttl;
     if (!peers.isPod4(ip + IPV4_DESTINATION)) {
@@ -146,8 +150,10 @@ export function createIngress(
   ): Drop {
     const form = checkIpv6(view, ip, end);
     if (form !== Drop.none) return form;
-    const sender = checkSender(peers.of6(ip + IPV6_SOURCE), sourceAt);
+    const peer = peers.of6(ip + IPV6_SOURCE);
+    const sender = checkSender(peer, sourceAt);
     if (sender !== Drop.none) return sender;
+    countPeer(peer, end - ip + ENCAPSULATION_BYTES);
     if (!peers.isOwn6(ip + IPV6_DESTINATION)) return Drop.innerDestination;
     if (readHopLimit(view, ip) === 0) return Drop.ttl;
     if (!peers.isPod6(ip + IPV6_DESTINATION)) {
@@ -176,6 +182,12 @@ export function createIngress(
     }
     if (peer >= 0 && peers.sendsFrom6(peer, sourceAt)) return Drop.none;
     return peers.isPeer6(sourceAt) ? Drop.innerSource : Drop.outerSource;
+  }
+
+  function countPeer(peer: number, bytes: number): void {
+    const at = view.getUint16(peers.hopOf(peer) + HOP_SLOT, true) * PEER_COUNTERS;
+    counters[at + PEER_RECEIVED_DATAGRAMS]!++;
+    counters[at + PEER_RECEIVED_BYTES]! += bytes;
   }
 
   /** A tunnel to this node's own end point inside the tunnel: nobody's honest traffic. */

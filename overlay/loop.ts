@@ -268,7 +268,7 @@ export function createLoop(options: LoopOptions): Loop {
   }
 
   function createUnderlay(fd: number, family: Family): void {
-    const ingress = createIngress(arena, peers, coalescer, icmp, family, options.port);
+    const ingress = createIngress(arena, counters, peers, coalescer, icmp, family, options.port);
     /** From the address of a sockaddr to its port. */
     const portOffset = SOCKADDR_PORT - (family === 4 ? SOCKADDR_IN_ADDRESS : SOCKADDR_IN6_ADDRESS);
     const onDatagram = (

@@ -27,8 +27,8 @@ import type { Arena } from '../linux/arena.ts';
 import type { Family } from '../wire/address.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import type { CaptureWriter } from './capture-ring.ts';
-import { Counter } from './counters.ts';
-import { HOP_ADDRESS, HOP_ADDRESS_LENGTH } from './snapshot.ts';
+import { Counter, PEER_COUNTERS, PEER_SENT_BYTES, PEER_SENT_DATAGRAMS } from './counters.ts';
+import { HOP_ADDRESS, HOP_ADDRESS_LENGTH, HOP_SLOT } from './snapshot.ts';
 
 const MESSAGES = 64;
 const IOVECS = 2048;
@@ -225,9 +225,16 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
     for (let m = from; m < to; m++) {
       datagrams += segmentsOf[m]!;
       bytes += bytesOf[m]!;
+      countPeer(hopOf[m]!, segmentsOf[m]!, bytesOf[m]!);
     }
     counters[Counter.udpSentDatagrams]! += datagrams;
     counters[Counter.udpSentBytes]! += bytes;
+  }
+
+  function countPeer(hopAt: number, datagrams: number, bytes: number): void {
+    const peer = view.getUint16(hopAt + HOP_SLOT, true) * PEER_COUNTERS;
+    counters[peer + PEER_SENT_DATAGRAMS]! += datagrams;
+    counters[peer + PEER_SENT_BYTES]! += bytes;
   }
 
   /** The kernel did not take message `m`. @returns how many messages that settles: 0, 1 or all left */
@@ -292,6 +299,7 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
       } else {
         counters[Counter.udpSentDatagrams]!++;
         counters[Counter.udpSentBytes]! += size;
+        countPeer(hopOf[m]!, 1, size);
       }
       vector += count * IOVEC_BYTES;
       used += count;

@@ -30,13 +30,15 @@ export const PEERS_MAX = 8192;
 /**
  * A next hop, 64 bytes, two per peer (inner IPv4, then inner IPv6):
  *
- *     0         22  24       28           32                60       64
- *     | headers | - | family | addressLen | struct sockaddr | mtu    |
+ *     0         22     24       28           32                60       64
+ *     | headers | slot | family | addressLen | struct sockaddr | mtu    |
  *
- * headers: VXLAN and Ethernet, as they are sent. family: of the underlay, 4 or 6, or 0 for no next hop.
- * mtu: largest inner packet on this path, bytes.
+ * headers: VXLAN and Ethernet, as they are sent. slot: where the peer's traffic is counted (counters.ts), the
+ * same in both. family: of the underlay, 4 or 6, or 0 for no next hop. mtu: largest inner packet on this path,
+ * bytes.
  */
 export const HOP_BYTES = 64;
+export const HOP_SLOT = 22;
 export const HOP_FAMILY = 24;
 export const HOP_ADDRESS_LENGTH = 28;
 export const HOP_ADDRESS = 32;
@@ -137,6 +139,7 @@ export class SnapshotError extends Error {
 /**
  * @param port   outer UDP destination port
  * @param mtuOf  largest inner packet that the path to an underlay address takes, bytes
+ * @param slots  of each peer, where its traffic is counted; 0: nowhere in particular
  * @throws SnapshotError; the earlier snapshot then stays in force
  */
 export function compileSnapshot(
@@ -144,6 +147,7 @@ export function compileSnapshot(
   port: number,
   generation: number,
   mtuOf: (address: IpAddress) => number = () => Infinity,
+  slots: Uint16Array = new Uint16Array(state.peers.length),
 ): Snapshot {
   const { peers } = state;
   if (peers.length > PEERS_MAX) {
@@ -163,6 +167,8 @@ export function compileSnapshot(
       port,
       mtuOf,
     );
+    hopsView.setUint16(index * 2 * HOP_BYTES + HOP_SLOT, slots[index]!, true);
+    hopsView.setUint16((index * 2 + 1) * HOP_BYTES + HOP_SLOT, slots[index]!, true);
     for (const address of peer.addresses) {
       const at = index * SOURCE_WORDS + (typeof address === 'number' ? 0 : 1);
       if (peer.addresses.some((other) => other !== address && typeof other === typeof address)) {

@@ -25,9 +25,9 @@ import { IPV4_DONT_FRAGMENT, IPV4_HEADER_BYTES, finishIpv4Header } from '../wire
 import { TCP_CHECKSUM } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_HEADER_BYTES } from '../wire/udp.ts';
 import type { CaptureWriter } from './capture-ring.ts';
-import { Counter } from './counters.ts';
+import { Counter, PEER_COUNTERS, PEER_SENT_BYTES, PEER_SENT_DATAGRAMS } from './counters.ts';
 import { writeEncapsulation } from './segment.ts';
-import { ENCAPSULATION_BYTES, HOP_ADDRESS } from './snapshot.ts';
+import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_SLOT } from './snapshot.ts';
 
 const OUTER_TTL = 64;
 const IOVEC_BYTES = 16;
@@ -137,7 +137,11 @@ export function createTunnelGso(
     const segments = Math.ceil(payload / piece);
     counters[Counter.egressDatagrams]! += segments;
     counters[Counter.udpSentDatagrams]! += segments;
-    counters[Counter.udpSentBytes]! += payload + segments * (ENCAPSULATION_BYTES + total - payload);
+    const bytes = payload + segments * (ENCAPSULATION_BYTES + total - payload);
+    counters[Counter.udpSentBytes]! += bytes;
+    const peer = view.getUint16(hop + HOP_SLOT, true) * PEER_COUNTERS;
+    counters[peer + PEER_SENT_DATAGRAMS]! += segments;
+    counters[peer + PEER_SENT_BYTES]! += bytes;
     counters[Counter.tunnelWrites]!++;
     if (capture !== null && capture.isOuter()) {
       const ports = view.getInt32(udp);

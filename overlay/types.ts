@@ -118,6 +118,18 @@ export type DataplaneEvent =
   | { readonly kind: 'path-mtu'; readonly peer: string; readonly mtuBytes: number }
   | { readonly kind: 'worker-failed'; readonly worker: number; readonly error: Error };
 
+/**
+ * VXLAN datagrams that the kernel took for a peer, and those that came from it, with their bytes, without outer
+ * IP and UDP headers. One that came unsegmented from the same machine is one. What goes to a direct peer is
+ * not among them.
+ */
+export interface PeerTraffic {
+  readonly sentDatagrams: number;
+  readonly sentBytes: number;
+  readonly receivedDatagrams: number;
+  readonly receivedBytes: number;
+}
+
 export interface Dataplane {
   /** The rungs in use: after the start-up tests, and less those given up since. */
   readonly offloads: Offloads;
@@ -133,6 +145,8 @@ export interface Dataplane {
   counters(): Readonly<Record<string, number>>;
   /** Of each drop reason, packets from peers; the rest of `drop.…` was on its way out. */
   dropsIn(): Readonly<Partial<Record<DropName, number>>>;
+  /** Of each peer of the state published last, by its name; it only grows while the peer is there. */
+  peerTraffic(): ReadonlyMap<string, PeerTraffic>;
   /** Of what was published, and of what every worker decides by. Equal but for moments. */
   generations(): { readonly published: number; readonly installed: number };
   /**

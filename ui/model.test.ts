@@ -6,7 +6,8 @@ import {
   duration,
   joinFlows,
   linkGrade,
-  linkText,
+  echoesText,
+  linkRows,
   nodeGraph,
   worstLink,
 } from './model.ts';
@@ -32,21 +33,53 @@ for (const [seconds, text] of DURATIONS) {
   test(`duration: ${text}`, (t) => t.is(duration(seconds), text));
 }
 
-const link = (key: string, rttMs: number | null, sent: number, answered: number): LinkMessage => ({
+const link = (
+  key: string,
+  avgMs: number | null,
+  sent: number,
+  received: number,
+  bytesPerS = 0,
+): LinkMessage => ({
   key,
-  rttMs,
-  sent,
-  answered,
+  overlay: sent === 0 ? null : { sent, received, silent: received === 0, avgMs },
+  underlay: null,
+  traffic: {
+    sentDatagrams: 0,
+    sentBytes: 0,
+    receivedDatagrams: 0,
+    receivedBytes: 0,
+    sentBytesPerS: bytesPerS,
+    receivedBytesPerS: null,
+  },
 });
 const LINKS: readonly [LinkMessage, string, string][] = [
   [link('a', 0.5, 30, 30), 'good', '0.50 ms'],
   [link('a', 0.5, 30, 27), 'warn', '0.50 ms, 10 % lost'],
+  [link('a', 0.5, 30, 20), 'bad', '0.50 ms, 33 % lost'],
   [link('a', null, 30, 0), 'bad', 'no answer, 100 % lost'],
-  [link('a', null, 0, 0), 'good', 'no answer'],
+  [link('a', null, 0, 0), 'good', 'not measured yet'],
 ];
 for (const [it, grade, text] of LINKS) {
-  test(`link: ${grade}, ${text}`, (t) => t.deepEqual([linkGrade(it), linkText(it)], [grade, text]));
+  test(`link: ${grade}, ${text}`, (t) =>
+    t.deepEqual([linkGrade(it), echoesText(it.overlay)], [grade, text]));
 }
+
+test('links: the lossiest, then the busiest, by the names of both ends; all are counted', (t) => {
+  const nodes = [
+    { key: 'a', name: 'n1', answer: { links: [link('b', 1, 9, 9, 10), link('c', 1, 9, 8)] } },
+    { key: 'b', name: 'n2', answer: { links: [link('a', 1, 9, 9, 20)] } },
+    { key: 'c', name: 'c', answer: null },
+  ] as unknown as ClusterMessage['nodes'];
+  const { rows, total } = linkRows(nodes, 2);
+  t.deepEqual(
+    rows.map(({ from, to }) => [from, to]),
+    [
+      ['n1', 'c'],
+      ['n2', 'n1'],
+    ],
+  );
+  t.is(total, 3);
+});
 
 test('the worst link is the lossiest, then the slowest; what was never asked is none', (t) => {
   t.is(worstLink([link('a', null, 0, 0)]), null);

@@ -2,6 +2,7 @@
 import type {
   ClusterMessage,
   ClusterNodeMessage,
+  EchoesMessage,
   FlowEndMessage,
   FlowMessage,
   LinkMessage,
@@ -72,35 +73,69 @@ export function joinFlows(
   return all.slice(-limit);
 }
 
-const lossOf = ({ sent, answered }: LinkMessage): number =>
-  sent === 0 ? 0 : (sent - answered) / sent;
+const lossOf = ({ overlay }: LinkMessage): number =>
+  overlay === null ? 0 : (overlay.sent - overlay.received) / overlay.sent;
+const roundTripOf = ({ overlay }: LinkMessage): number => overlay?.avgMs ?? Infinity;
+const bytesPerS = ({ traffic }: LinkMessage): number =>
+  (traffic?.sentBytesPerS ?? 0) + (traffic?.receivedBytesPerS ?? 0);
 
 /** Of all that a node measures, the one that is worst; null: it measures none. */
 export function worstLink(links: readonly LinkMessage[]): LinkMessage | null {
   let worst: LinkMessage | null = null;
   for (const it of links) {
-    if (it.sent === 0) continue;
+    if (it.overlay === null) continue;
     const isWorse =
       worst === null ||
       lossOf(it) > lossOf(worst) ||
-      (lossOf(it) === lossOf(worst) && (it.rttMs ?? Infinity) > (worst.rttMs ?? Infinity));
+      (lossOf(it) === lossOf(worst) && roundTripOf(it) > roundTripOf(worst));
     if (isWorse) worst = it;
   }
   return worst;
 }
 
-export function linkText(link: LinkMessage | null): string {
-  if (link === null) return 'not measured yet';
-  const lost = Math.round(lossOf(link) * 100);
-  const rtt = link.rttMs === null ? 'no answer' : `${link.rttMs.toFixed(2)} ms`;
-  return lost === 0 ? rtt : `${rtt}, ${lost} % lost`;
+/** As `weft peers` has it: the mean round trip, and what was lost. */
+export function echoesText(echoes: EchoesMessage | null): string {
+  if (echoes === null) return 'not measured yet';
+  const { sent, received, avgMs } = echoes;
+  const lost = Math.round((100 * (sent - received)) / sent);
+  const roundTrip = avgMs === null ? 'no answer' : `${avgMs.toFixed(2)} ms`;
+  return lost === 0 ? roundTrip : `${roundTrip}, ${lost} % lost`;
 }
 
 export const linkGrade = (link: LinkMessage): 'good' | 'warn' | 'bad' => {
   const loss = lossOf(link);
-  if (link.sent > 0 && (link.rttMs === null || loss > 0.2)) return 'bad';
+  if (link.overlay?.silent === true || loss > 0.2) return 'bad';
   return loss > 0 ? 'warn' : 'good';
 };
+
+/** A link, from the node that told of it. */
+export interface LinkRow {
+  readonly id: string;
+  readonly from: string;
+  readonly to: string;
+  readonly link: LinkMessage;
+}
+
+/** Of all links those that lose most, then the busiest, in the order of the nodes; and how many there are. */
+export function linkRows(
+  nodes: readonly ClusterNodeMessage[],
+  limit: number,
+): { readonly rows: readonly LinkRow[]; readonly total: number } {
+  const names = new Map(nodes.map(({ key, name }) => [key, name]));
+  const all = nodes.flatMap(({ name, answer }) =>
+    (answer?.links ?? []).map((link) => ({
+      id: `${name} ${link.key}`,
+      from: name,
+      to: names.get(link.key) ?? link.key,
+      link,
+    })),
+  );
+  const sorted = all.toSorted(
+    (a, b) => lossOf(b.link) - lossOf(a.link) || bytesPerS(b.link) - bytesPerS(a.link),
+  );
+  const foremost = new Set(sorted.slice(0, limit));
+  return { rows: all.filter((it) => foremost.has(it)), total: all.length };
+}
 
 const SLOT_S = 2;
 /** A rate that is older says nothing of the slot. */

@@ -21,7 +21,9 @@ import {
   duration,
   endName,
   joinFlows,
-  linkText,
+  echoesText,
+  linkGrade,
+  linkRows,
   nodeGraph,
   serviceGraph,
   withPort,
@@ -31,6 +33,8 @@ import {
 const html = htm.bind(h);
 const FLOWS_EVERY_MS = 2_000;
 const FLOWS_MAX = 5_000;
+/** More are not read. */
+const LINKS_MAX = 100;
 
 export interface Question {
   readonly from: string;
@@ -65,7 +69,7 @@ export function Nodes({ cluster }: SectionProps) {
     </div>
     <section class="card">
       <h2>Nodes</h2>
-      <table>
+      <table id="nodes">
         <thead>
           <tr>
             <th>node</th>
@@ -91,7 +95,9 @@ export function Nodes({ cluster }: SectionProps) {
                 <td>${publicIp ?? publicIpv6}</td>
                 <td>${subnet ?? ipv6Subnet}</td>
                 <td class="number">${answer?.pods ?? ''}</td>
-                <td>${answer === null ? '' : linkText(link)}</td>
+                <td>
+                  ${answer === null ? '' : link === null ? 'not measured yet' : echoesText(link.overlay)}
+                </td>
                 <td class="number">${rate === undefined ? '' : bitRate(rate.outBytes)}</td>
                 <td class="number">${rate === undefined ? '' : bitRate(rate.inBytes)}</td>
                 <td class="number">${rate?.drops ?? ''}</td>
@@ -101,7 +107,47 @@ export function Nodes({ cluster }: SectionProps) {
         </tbody>
       </table>
     </section>
+    <${LinkTable} cluster=${cluster} />
   </div>`;
+}
+
+const rateText = (bytesPerS: number | null | undefined): string =>
+  bytesPerS === null || bytesPerS === undefined ? '' : bitRate(bytesPerS);
+
+function LinkTable({ cluster }: Pick<SectionProps, 'cluster'>) {
+  const { rows, total } = useMemo(() => linkRows(cluster.nodes, LINKS_MAX), [cluster]);
+  return html`<section class="card">
+    <h2>Each link</h2>
+    ${
+      total > rows.length &&
+      html`<p class="quiet">The ${rows.length} that lose most, then the busiest, of ${total}.</p>`
+    }
+    <table id="links">
+      <thead>
+        <tr>
+          <th>from</th>
+          <th>to</th>
+          <th>through the tunnel</th>
+          <th>outside of it</th>
+          <th class="number">sent</th>
+          <th class="number">received</th>
+        </tr>
+      </thead>
+      <tbody>
+        ${rows.map(
+          ({ id, from, to, link }) =>
+            html`<tr key=${id}>
+              <td>${from}</td>
+              <td>${to}</td>
+              <td class=${linkGrade(link)}>${echoesText(link.overlay)}</td>
+              <td>${echoesText(link.underlay)}</td>
+              <td class="number">${rateText(link.traffic?.sentBytesPerS)}</td>
+              <td class="number">${rateText(link.traffic?.receivedBytesPerS)}</td>
+            </tr>`,
+        )}
+      </tbody>
+    </table>
+  </section>`;
 }
 
 export function ServiceMap({ cluster }: SectionProps) {

@@ -26,7 +26,7 @@ for (const [name, packet] of [
       const { arena, counters, peers, place } = createStage();
       const coalescer: Coalescer = { add: () => counters[0]!++, flush: () => undefined };
       const icmp = SILENT;
-      const ingress = createIngress(arena, peers, coalescer, icmp, 4, 8472);
+      const ingress = createIngress(arena, counters, peers, coalescer, icmp, 4, 8472);
       const datagram = vxlan({ destinationMac: OUR_MAC, sourceMac: PEER_MAC }, packet);
       const at = place(datagram, 0);
       const sourceAt = place(addressBytes(underlayOf(200)), 0);

@@ -141,7 +141,9 @@ test.serial(
     const found = await poll(async () => {
       const it = await daemon<ClusterMessage>('/v1/cluster');
       const links = it.nodes.flatMap(({ answer }) => answer?.links ?? []);
-      return links.length === 2 && links.every(({ answered }) => answered > 0) ? it : undefined;
+      return links.length === 2 && links.every(({ overlay }) => (overlay?.received ?? 0) > 0)
+        ? it
+        : undefined;
     }, within(15_000));
     t.deepEqual(
       found.nodes.map(({ name, own, problem }) => [name, own, problem]),
@@ -153,7 +155,7 @@ test.serial(
     for (const { key, answer } of found.nodes) {
       t.is(answer!.lease!.key, key);
       t.true(answer!.lease!.endsInS! > 80_000);
-      t.true(answer!.links[0]!.rttMs! < 1000);
+      t.true(answer!.links[0]!.overlay!.avgMs! < 1000);
     }
     t.true(found.timeline.some(({ node, kind }) => node === 'n2' && kind === 'lease'));
   },

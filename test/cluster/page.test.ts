@@ -7,7 +7,12 @@ import { join } from 'node:path';
 import test from 'ava';
 import type { Browser, Page } from 'playwright-core';
 import { askDaemon } from '../../daemon/api-client.ts';
-import type { ClusterMessage, FlowMessage } from '../../daemon/messages.ts';
+import type {
+  ClusterMessage,
+  FlowMessage,
+  LinkProbeMessage,
+  PeersMessage,
+} from '../../daemon/messages.ts';
 import { poll } from '../../linux/program.ts';
 import { type Lab, type LabNode, createLab } from '../lab/lab.ts';
 import { labPrefix } from '../lab/run.ts';
@@ -69,7 +74,7 @@ async function picture(name: string): Promise<void> {
 
 test.serial('nodes and links: those of the daemon, both ready and measured', async (t) => {
   const shown = await poll(async () => {
-    const it = await rows();
+    const it = await page.locator('#nodes tbody tr').allInnerTexts();
     return it.length === 2 && it.every((row) => /ready.* ms/s.test(row)) ? it : undefined;
   }, within(20_000));
   const { nodes } = await daemon<ClusterMessage>('/v1/cluster');
@@ -78,6 +83,43 @@ test.serial('nodes and links: those of the daemon, both ready and measured', asy
   }
   await page.waitForTimeout(4000);
   await picture('page-nodes');
+});
+
+test.serial('links: each way what weft peers says on the node it begins at', async (t) => {
+  const percent = (loss: number): string =>
+    loss === 0 ? '' : `, ${Math.round(loss * 100)} % lost`;
+  const textOf = ({ sent, received, avgMs }: LinkProbeMessage): string =>
+    `${avgMs!.toFixed(2)} ms${percent((sent - received) / sent)}`;
+  const { nodes } = await daemon<ClusterMessage>('/v1/cluster');
+  const names = new Map(nodes.map(({ key, name }) => [key, name]));
+  /** As the page has them; some seconds may lie between the page's question and ours. */
+  const told = async (): Promise<readonly string[]> => {
+    const answers = await Promise.all(
+      lab.nodes.map((it) => askDaemon<PeersMessage>(it.stateDir, 'GET', '/v1/peers')),
+    );
+    return answers.flatMap(({ peers }, i) =>
+      peers.flatMap(({ lease, probe, traffic }) => {
+        t.true(traffic!.sentBytes > 0 && traffic!.receivedBytes > 0);
+        const of = (kind: string) => probe!.links.filter((it) => it.kind === kind).map(textOf);
+        // Of two families either may be the worse one.
+        return of('overlay').flatMap((overlay) =>
+          of('underlay').map((underlay) =>
+            [`n${i + 1}`, names.get(lease.key), overlay, underlay].join(),
+          ),
+        );
+      }),
+    );
+  };
+  const seen = new Set<string>();
+  await poll(async () => {
+    for (const it of await told()) seen.add(it);
+    const shown = await page.locator('#links tbody tr').allInnerTexts();
+    const cells = shown.map((row) => row.split('\t').map((cell) => cell.trim()));
+    const areTold = cells.every((row) => seen.has(row.slice(0, 4).join()));
+    const haveRates = cells.every((row) => row.slice(4).every((it) => / [kM]?b\/s$/.test(it)));
+    return cells.length === 2 && areTold && haveRates ? true : undefined;
+  }, within(20_000));
+  t.pass();
 });
 
 test.serial('Service map: the edges of the daemon, denied ones too', async (t) => {

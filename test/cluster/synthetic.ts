@@ -45,9 +45,21 @@ export function bigCluster(): ClusterMessage {
         pods: i % 40,
         links: numbers(20).map((j) => ({
           key: keyOf((i * 7 + j * 13 + 1) % NODES),
-          rttMs: 0.2 + ((i * j) % 17) / 10,
-          sent: 30,
-          answered: (i + j) % 50 === 0 ? 27 : 30,
+          overlay: {
+            sent: 30,
+            received: (i + j) % 50 === 0 ? 27 : 30,
+            silent: false,
+            avgMs: 0.2 + ((i * j) % 17) / 10,
+          },
+          underlay: null,
+          traffic: {
+            sentDatagrams: i * j,
+            sentBytes: 1000 * i * j,
+            receivedDatagrams: i + j,
+            receivedBytes: 1000 * (i + j),
+            sentBytesPerS: 100 * i * j,
+            receivedBytesPerS: 100 * (i + j),
+          },
         })),
         rates: numbers(30).map((j) => ({
           timeMs: nowMs - (30 - j) * 2000 + i,

@@ -144,6 +144,7 @@ for (const [name, offloads] of [
       const notSent = sendFailed + sendQueueFull;
       t.is(counters['egressDatagrams'], counters['udpSentDatagrams']! + notSent, 'egressDatagrams');
       t.is(got, counters['udpSentDatagrams']!, 'what is called sent has arrived');
+      t.like(counters, wire.sentToPeers, 'all of it to peers');
       const back = counters['localDelivered']! + counters['hostDelivered']!;
       t.is(told, counters['icmpErrors']! + back, 'ICMP errors, and what went back');
       add(events, wire.toldDrops());
@@ -192,6 +193,12 @@ for (const [name, offloads] of [
     const { tunDelivered, icmpErrors } = wire.counters;
     t.is(packets.length, tunDelivered! + icmpErrors!, 'what is called delivered was written');
     t.true(dropsOf(wire.counters)['noPod']! > 0, 'noPod is met');
+    // What came from somebody else than it says came from no peer.
+    const { innerSource = 0, outerSource = 0, ...others } = dropsOf(wire.counters);
+    const malformed = sum(others) - others['noPod']!;
+    const fromPeers = [...wire.peerTraffic.values()].reduce((n, it) => n + it.receivedDatagrams, 0);
+    t.true(fromPeers <= put - innerSource - outerSource);
+    t.true(fromPeers >= put - innerSource - outerSource - malformed);
   });
 
   test(`both ways, ${name} (seed ${seed})`, (t) => {
@@ -247,3 +254,68 @@ test('a queue of the TUN that is full: what went back and what did not', (t) => 
   t.is(wire.counters['egressAccepted'], wire.counters['localDelivered']);
   t.is(unaccounted(wire.counters), 0);
 });
+
+const FAMILIES = {
+  IPv4: { pod: '10.244.1.5', at: (subnet: number) => `10.244.${subnet}.7`, header: 20 },
+  IPv6: { pod: 'fd00:1::5', at: (subnet: number) => `fd00:${subnet}::7`, header: 40 },
+};
+for (const [name, { pod, at, header }] of Object.entries(FAMILIES)) {
+  const datagramTo = (subnet: number, bytes: number): Buffer =>
+    build.udp({ source: pod, destination: at(subnet) }, build.payloadOf(bytes));
+  const datagramFrom = (subnet: number, bytes: number): Buffer =>
+    build.vxlan(
+      { destinationMac: US.mac, sourceMac: MAC_A },
+      build.udp({ source: at(subnet), destination: pod }, build.payloadOf(bytes)),
+    );
+  /** Of a datagram with that payload: VXLAN, Ethernet, IP and UDP headers. */
+  const bytesOf = (payload: number): number => 8 + 14 + header + 8 + payload;
+
+  test(`${name} of each peer: what went to it and came from it, however peers are published`, (t) => {
+    using wire = new Wire();
+    const [a, b] = wire.state.peers;
+    let round = 0;
+    const exchange = (): void => {
+      wire.carry(datagramTo(2, 100), datagramTo(3, 900), datagramTo(3, 900));
+      wire.fromPeer(wire.a, datagramFrom(2, 300));
+      wire.fromPeer(wire.b, datagramFrom(3, 500));
+      // B sends what only A may: nobody's.
+      wire.fromPeer(wire.b, datagramFrom(2, 300));
+      wire.settleDatagrams(3, 3 * round++);
+    };
+    const expected = (rounds: number) => ({
+      A: {
+        sentDatagrams: rounds,
+        sentBytes: rounds * bytesOf(100),
+        receivedDatagrams: rounds,
+        receivedBytes: rounds * bytesOf(300),
+      },
+      B: {
+        sentDatagrams: 2 * rounds,
+        sentBytes: 2 * rounds * bytesOf(900),
+        receivedDatagrams: rounds,
+        receivedBytes: rounds * bytesOf(500),
+      },
+    });
+    const told = () => Object.fromEntries(wire.peerTraffic);
+    exchange();
+    t.deepEqual(told(), expected(1));
+    wire.publish({ peers: [b!, a!] });
+    exchange();
+    t.deepEqual(told(), expected(2));
+    wire.publish({ peers: [b!] });
+    wire.settle();
+    t.deepEqual(told(), { B: expected(2).B } as never);
+    wire.publish({ peers: [a!, b!] });
+    exchange();
+    t.deepEqual(told(), expected(3));
+  });
+
+  test(`${name} of each peer: also where the kernel refuses segments`, (t) => {
+    using wire = new Wire();
+    wire.refuseSegmentation();
+    wire.carry(datagramTo(2, 100), datagramTo(2, 100), datagramTo(2, 50), datagramTo(3, 100));
+    const { A, B } = Object.fromEntries(wire.peerTraffic);
+    t.like(A, { sentDatagrams: 3, sentBytes: 2 * bytesOf(100) + bytesOf(50) });
+    t.like(B, { sentDatagrams: 1, sentBytes: bytesOf(100) });
+  });
+}

@@ -97,6 +97,7 @@ for (const [name, fields, bytes, gsoSize] of rows) {
       segments.reduce((sum, segment) => sum + segment.length, 0),
     );
     t.is(unaccounted(counters), 0);
+    t.like(counters, wire.sentToPeers);
   });
 }
 

@@ -61,8 +61,15 @@ import {
   type Loop,
   createLoop,
 } from '../../overlay/loop.ts';
-import { PLAIN_OVERLAY, compileSnapshot } from '../../overlay/snapshot.ts';
-import type { DataplaneEvent, Offloads, OverlayState, Peer } from '../../overlay/types.ts';
+import { createPeerSlots } from '../../overlay/peer-slots.ts';
+import { PLAIN_OVERLAY, type Snapshot, compileSnapshot } from '../../overlay/snapshot.ts';
+import type {
+  DataplaneEvent,
+  Offloads,
+  OverlayState,
+  Peer,
+  PeerTraffic,
+} from '../../overlay/types.ts';
 
 const libc = koffi.load(null);
 const socketpair = libc.func('int socketpair(int, int, int, uintptr_t)');
@@ -413,6 +420,7 @@ export class IngressPath implements Disposable {
     let nowMs = 0;
     this.#ingress = createIngress(
       this.arena,
+      this.#counters,
       this.#peers,
       this.#coalescer,
       // A millisecond between any two errors: as many as there are occasions, every time alike.
@@ -556,6 +564,8 @@ export class Wire implements Disposable {
   readonly #port: number;
   readonly #fds: number[];
   readonly #senders: readonly BoundSocket[];
+  readonly #slots = createPeerSlots([this.#counters], () => this.#installed);
+  #installed = 0;
   #state: OverlayState;
   /** Of the datagrams that were sent, those that `received` has waited for. */
   #taken = 0;
@@ -596,11 +606,35 @@ export class Wire implements Disposable {
       control: this.#control,
       flows: null,
       events: this.#ring,
-      onChange: (install) =>
-        install(compileSnapshot(this.#state, this.a.port, this.#control[CONTROL_GENERATION]!)),
+      onChange: (install) => install(this.#compile()),
       report: (event) => this.events.push(event),
     });
     this.publish({});
+  }
+
+  #compile(): Snapshot {
+    this.#installed = this.#control[CONTROL_GENERATION]!;
+    const slots = this.#slots.assign(this.#peerNames, this.#installed);
+    return compileSnapshot(this.#state, this.a.port, this.#installed, undefined, slots);
+  }
+
+  get #peerNames(): readonly string[] {
+    return this.#state.peers.map(({ name }) => name);
+  }
+
+  /** Of the peers of the state in force. */
+  get peerTraffic(): ReadonlyMap<string, PeerTraffic> {
+    return this.#slots.traffic(this.#peerNames);
+  }
+
+  /** What went to peers, of all together: it is what went out. */
+  get sentToPeers(): { readonly udpSentDatagrams: number; readonly udpSentBytes: number } {
+    const sums = { udpSentDatagrams: 0, udpSentBytes: 0 };
+    for (const { sentDatagrams, sentBytes } of this.peerTraffic.values()) {
+      sums.udpSentDatagrams += sentDatagrams;
+      sums.udpSentBytes += sentBytes;
+    }
+    return sums;
   }
 
   /** Our underlay address. */
