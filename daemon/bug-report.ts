@@ -25,7 +25,7 @@ const ANSWERS: Readonly<Record<string, string>> = {
   'status.json': '/v1/status',
   'peers.json': '/v1/peers',
   'leases.json': '/v1/leases',
-  'flows.json': `/v1/flows?since=10m&last=${FLOWS_MAX}`,
+  'flows.json': `/v1/flows?since=10m&limit=${FLOWS_MAX}`,
   'ipam.json': '/v1/ipam',
   'ipam-check.json': '/v1/ipam/check',
   'host-check.json': '/v1/host/check',
