@@ -109,6 +109,10 @@ export class WeftGround implements Ground {
     return ground;
   }
 
+  get stateDirs(): readonly string[] {
+    return this.#lab.nodes.map(({ stateDir }) => stateDir);
+  }
+
   async restart(flags: readonly string[]): Promise<void> {
     await Promise.all(this.#daemons.map((it) => it.stop()));
     this.#daemons = await startDaemons(this.#lab, flags);

@@ -122,7 +122,11 @@ function candidatesOf(
   }
   const { selector } = service;
   if (slices.length === 0 && selector !== null && Object.keys(selector).length > 0) {
-    for (const pod of objects.pods.values()) {
+    // Of two that have one address the first by name counts, however they came to be known.
+    const pods = [...objects.pods.values()].sort((x, y) =>
+      x.metadata.name < y.metadata.name ? -1 : 1,
+    );
+    for (const pod of pods) {
       if (pod.metadata.namespace !== namespace) continue;
       if (pod.phase === 'Succeeded' || pod.phase === 'Failed') continue;
       if (Object.keys(selector).some((key) => pod.metadata.labels[key] !== selector[key])) continue;
