@@ -8,6 +8,7 @@ import type { Dataplane } from '../overlay/types.ts';
 import { ApiError, type ApiRoute } from './api.ts';
 import { ClusterApi } from './cluster-api.ts';
 import { ClusterFlows } from './cluster-flows.ts';
+import { DropRates } from './drop-rates.ts';
 import { type ExplainInputs, explain } from './explain.ts';
 import { flowFilter } from './flow-log.ts';
 import { type FlowSummary, joinSummaries, summarize } from './flow-summary.ts';
@@ -156,6 +157,7 @@ const NO_LEASE = {
 export class ClusterNode implements AsyncDisposable {
   readonly #options: ClusterNodeOptions;
   readonly #timeline: Timeline;
+  readonly #dropRates = new DropRates();
   readonly #rates: RateMessage[] = [];
   readonly #timer: NodeJS.Timeout;
   readonly #summary = shared(() => this.#summarize(), FRESH_MS);
@@ -193,16 +195,20 @@ export class ClusterNode implements AsyncDisposable {
     const { forwarding, reasons, lease } = state();
     const counters = dataplane()?.counters() ?? {};
     const drops = Object.entries(counters).filter(([name]) => name.startsWith(DROP));
+    const byReason = Object.fromEntries(
+      drops.map(([name, count]) => [name.slice(DROP.length), count]),
+    );
     const look: Look = {
       forwarding,
       reasons,
       lease: lease && lease.key,
       peers: peers()?.map(({ key }) => key) ?? null,
       objects: view().objects,
-      drops: Object.fromEntries(drops.map(([name, count]) => [name.slice(DROP.length), count])),
+      drops: byReason,
     };
     const timeMs = Date.now();
     this.#timeline.look(look, timeMs);
+    this.#dropRates.look(byReason, performance.now());
     const sums = {
       timeMs,
       outBytes: counters['udpSentBytes'] ?? 0,
@@ -216,6 +222,11 @@ export class ClusterNode implements AsyncDisposable {
       if (this.#rates.length > RATES) this.#rates.shift();
     }
     this.#sums = sums;
+  }
+
+  /** By reason, of the last minute. */
+  get dropsPerSecond(): Readonly<Record<string, number>> {
+    return this.#dropRates.perSecond;
   }
 
   #summarize(): FlowSummary {

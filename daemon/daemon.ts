@@ -1074,6 +1074,7 @@ class NodeDaemon {
       offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
       offloadsGivenUp: Object.fromEntries(this.#offloadsGivenUp),
       counters: { ...this.#dataplane?.counters(), ...refused },
+      dropsPerSecond: this.#cluster.dropsPerSecond,
     };
     return { ...status, findings: diagnose(status) };
   }

@@ -47,6 +47,7 @@ const WELL: Diagnosed = {
   offloads: { tunTso: true, tunUso: false },
   offloadsGivenUp: {},
   counters: { 'drop.noPeer': 3, 'drop.policyEgress': 0, tunPackets: 9 },
+  dropsPerSecond: { noPeer: 0.05 },
 };
 const OUTAGE = { since: '2026-01-01T00:01:00.000Z', message: 'connect ECONNREFUSED' };
 const unreachable = { ...WELL.etcd, unreachable: OUTAGE };
@@ -134,7 +135,7 @@ test('the text: in a line, in short, all of it', (t) => {
   const usual = statusText(status, 'usual');
   t.regex(usual, /^lease +10\.244\.1\.0\/24, 23 h 53 min left unless renewed$/m);
   t.regex(usual, /^offloads +tunTso; off: tunUso$/m);
-  t.regex(usual, /^noPeer +3 +no node holds/m);
+  t.regex(usual, /^noPeer +3 +0\.05 +no node holds/m);
   t.regex(usual, /^ {2}what to do: look at etcd/m);
   t.notRegex(usual, /policyEgress|tunPackets/);
   t.regex(statusText(status, 'verbose'), /^tunPackets +9$/m);

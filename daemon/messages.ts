@@ -107,6 +107,8 @@ export interface StatusMessage {
   readonly offloadsGivenUp: Readonly<Record<string, string>>;
   /** Of the packet path; and `host.…`, packets that the nft table refused, since it was made. */
   readonly counters: Readonly<Record<string, number>>;
+  /** Packets by drop reason, of the last minute; those that are nought are left out. */
+  readonly dropsPerSecond: Readonly<Record<string, number>>;
   /** The worst first; empty when all is well. */
   readonly findings: readonly FindingMessage[];
 }

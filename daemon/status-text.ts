@@ -68,7 +68,7 @@ const dropText = (name: string): DropText | null =>
   Object.hasOwn(DROP_TEXTS, name) ? DROP_TEXTS[name as keyof typeof DROP_TEXTS] : null;
 
 /** Only those that were counted; `verbose` has everything that was. */
-function counterTables({ counters }: StatusMessage, detail: Detail): string[] {
+function counterTables({ counters, dropsPerSecond }: StatusMessage, detail: Detail): string[] {
   const counted = Object.entries(counters).filter(([, value]) => value !== 0);
   const dropped = counted.flatMap(([name, value]) => {
     const meaning = name.startsWith('drop.') ? dropText(name.slice(5)) : null;
@@ -81,8 +81,14 @@ function counterTables({ counters }: StatusMessage, detail: Detail): string[] {
   if (dropped.length > 0) {
     tables.push(
       columns(
-        ['DROPPED', 'PACKETS', 'BECAUSE', 'WHAT TO DO'],
-        dropped.map((it) => [it.name, String(it.value), it.means, it.action]),
+        ['DROPPED', 'PACKETS', 'A SECOND NOW', 'BECAUSE', 'WHAT TO DO'],
+        dropped.map((it) => [
+          it.name,
+          String(it.value),
+          String(dropsPerSecond[it.name] ?? 0),
+          it.means,
+          it.action,
+        ]),
       ),
     );
   }
