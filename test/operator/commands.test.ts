@@ -3,6 +3,7 @@
  *
  *     n1p1 --- n1 (weft) ======= VXLAN ======= n2 (weft) --- n2p1
  */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import type { CheckResult } from '../../daemon/check-result.ts';
@@ -132,7 +133,7 @@ test.serial(
   async (t) => {
     const [n1, n2] = pair.nodes;
     const before = await ipamOf(n2);
-    const served = await serving(n2);
+    await using served = await serving(n2);
     const { stdout, exitCode } = await weft(n1, 'check');
     t.log(stdout);
     t.is(exitCode, 0, stdout);
@@ -161,7 +162,7 @@ test.serial('weft check: a policy that is in the way is named', async (t) => {
       netns: n1.netns,
       input: JSON.stringify(DENY_ALL),
     });
-  const served = await serving(n2);
+  await using served = await serving(n2);
   await put('apply');
   const denied = await poll(async () => {
     const { results } = await asJson<{ results: readonly CheckResult[] }>(n1, 'check');
@@ -187,8 +188,11 @@ test.serial('weft check --serve: what a killed one left is taken away by the nex
   const [, n2] = pair.nodes;
   const before = await ipamOf(n2);
   await (await serving(n2)).stop('SIGKILL');
-  t.is((await ipamOf(n2)).used, before.used + 1);
-  const next = await serving(n2);
+  const left = await ipamOf(n2);
+  t.is(left.used, before.used + 1);
+  const { netns } = left.attachments.find((it) => it.pod === 'weft-check/n2')!;
+  await poll(async () => (existsSync(netns) ? undefined : true), within(10_000));
+  await using next = await serving(n2);
   t.is((await ipamOf(n2)).used, before.used + 1);
   await next.stop();
   t.deepEqual(await ipamOf(n2), before);
