@@ -2,35 +2,17 @@
  * `weft check`: named scenarios, from the daemon's answer up to packets between pods of two throw-away network
  * namespaces. What a scenario needs and is not there skips it, with why.
  */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { collect } from '../linux/program.ts';
+import { type CheckResult, type Finding, failed, ok, skipped } from './check-result.ts';
+import { type CheckPod, addCheckPod, missingPrograms } from './check-pod.ts';
+import { failedOn, ofServedPods, pingArgv } from './check-served.ts';
 import type {
-  CniAnswer,
-  CniRequest,
   HostDifferencesMessage,
   LinkProbeMessage,
   PeersMessage,
   StatusMessage,
 } from './messages.ts';
 import type { Ask } from './object-commands.ts';
-import { findProgram } from './programs.ts';
-
-export interface CheckResult {
-  readonly name: string;
-  readonly result: 'ok' | 'failed' | 'skipped';
-  /** What was found, or why it was skipped. */
-  readonly detail: string;
-  /** What to do; of those that failed. */
-  readonly remedy: string | null;
-}
-
-type Finding = Omit<CheckResult, 'name'>;
-
-const ok = (detail: string): Finding => ({ result: 'ok', detail, remedy: null });
-const failed = (detail: string, remedy: string): Finding => ({ result: 'failed', detail, remedy });
-const skipped = (detail: string): Finding => ({ result: 'skipped', detail, remedy: null });
 
 interface Scenario {
   readonly name: string;
@@ -176,70 +158,14 @@ async function* ofPeers(status: StatusMessage, ask: Ask): AsyncGenerator<CheckRe
   for (const it of peers) yield* ofPeer(it, status.overlay?.port ?? 0);
 }
 
-/** A network namespace that is gone when its holder is, whatever happens to us. */
-async function openNamespace(): Promise<AsyncDisposable & { readonly path: string }> {
-  const holder = spawn('unshare', ['--net', 'cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
-  const ended = once(holder, 'exit');
-  const [started] = await Promise.all([
-    Promise.race([once(holder.stdout, 'data').then(() => true), ended.then(() => false)]),
-    // What comes back has passed the namespace's making.
-    new Promise<void>((resolve) => holder.stdin.write('x', () => resolve())),
-  ]);
-  if (!started) throw new Error('no network namespace can be made (unshare failed)');
-  return {
-    path: `/proc/${holder.pid}/ns/net`,
-    async [Symbol.asyncDispose]() {
-      holder.stdin.end();
-      await ended;
-    },
-  };
-}
-
-interface ThrowAwayPod extends AsyncDisposable {
-  readonly addresses: readonly string[];
-  readonly ping: (address: string) => Promise<boolean>;
-}
-
-async function cni(ask: Ask, request: CniRequest) {
-  const answer = await ask<CniAnswer>('POST', '/v1/cni', request);
-  if ('error' in answer) throw new Error(answer.error.msg);
-  return answer.attachment;
-}
-
-async function addPod(containerId: string, ask: Ask, signal: AbortSignal): Promise<ThrowAwayPod> {
-  await using opening = new AsyncDisposableStack();
-  const { path } = opening.use(await openNamespace());
-  const ifname = 'eth0';
-  // Also when ADD fails: DEL of what is not there does nothing.
-  opening.defer(async () => void (await cni(ask, { command: 'DEL', containerId, ifname })));
-  const attachment = await cni(ask, {
-    command: 'ADD',
-    network: 'weft-check',
-    containerId,
-    ifname,
-    netns: path,
-    ips: [],
-    mac: null,
-    pod: null,
-  });
-  const stack = opening.move();
-  return {
-    addresses: (attachment?.ips ?? []).map(({ address }) => address.split('/')[0]!),
-    ping: async (address) => {
-      const argv = ['nsenter', `--net=${path}`, 'ping', '-n', '-c', '3', '-i', '0.2', '-W', '1'];
-      return (await collect([...argv, address], { signal })).exitCode === 0;
-    },
-    [Symbol.asyncDispose]: () => stack.disposeAsync(),
-  };
-}
-
 async function* ofPods(
-  { forwarding, peers }: StatusMessage,
+  status: StatusMessage,
   ask: Ask,
   signal: AbortSignal,
 ): AsyncGenerator<CheckResult> {
+  const { forwarding, peers } = status;
   const name = 'pods can be added';
-  const missing = ['unshare', 'nsenter', 'ping'].filter((it) => findProgram(it) === null);
+  const missing = missingPrograms();
   if (!forwarding) {
     yield { name, ...skipped('nothing is forwarded at the moment') };
     return;
@@ -249,11 +175,12 @@ async function* ofPods(
     return;
   }
   await using pods = new AsyncDisposableStack();
-  let a: ThrowAwayPod;
-  let b: ThrowAwayPod;
+  const [idA, idB] = [`weft-check-${process.pid}-a`, `weft-check-${process.pid}-b`];
+  let a: CheckPod;
+  let b: CheckPod;
   try {
-    a = pods.use(await addPod(`weft-check-${process.pid}-a`, ask, signal));
-    b = pods.use(await addPod(`weft-check-${process.pid}-b`, ask, signal));
+    a = pods.use(await addCheckPod({ containerId: idA, pod: null }, ask, signal));
+    b = pods.use(await addCheckPod({ containerId: idB, pod: null }, ask, signal));
   } catch (error) {
     signal.throwIfAborted();
     const remedy = 'weft status and the log say more; is an address left? weft ipam show';
@@ -263,25 +190,28 @@ async function* ofPods(
   yield { name, ...ok([...a.addresses, ...b.addresses].join(', ')) };
   const basesOf = (it: { subnet: string | null; ipv6Subnet: string | null }): string[] =>
     [it.subnet, it.ipv6Subnet].flatMap((block) => (block === null ? [] : [block.split('/')[0]!]));
-  const rows: readonly (readonly [string, ThrowAwayPod, readonly string[]])[] = [
-    ['a pod reaches another one of this node', a, b.addresses],
-    ['and the other way', b, a.addresses],
+  const rows: readonly (readonly [string, CheckPod, string, readonly string[]])[] = [
+    ['a pod reaches another one of this node', a, idA, b.addresses],
+    ['and the other way', b, idB, a.addresses],
     ...peers
       .filter((it) => it.vtepMac !== null || it.vtepMacV6 !== null)
-      .map((it) => [`a pod reaches the node of ${it.key}`, a, basesOf(it)] as const),
+      .map((it) => [`a pod reaches the node of ${it.key}`, a, idA, basesOf(it)] as const),
   ];
-  for (const [scenario, from, to] of rows) {
+  for (const [scenario, from, containerId, to] of rows) {
     const silent: string[] = [];
-    for (const it of to) if (!(await from.ping(it))) silent.push(it);
+    for (const it of to) if (!(await from.run(pingArgv(it))).isDone) silent.push(it);
     signal.throwIfAborted();
-    const remedy =
-      'do policies forbid it, or a firewall of the host? weft flows --verdict deny, weft status';
-    const finding =
-      silent.length === 0
-        ? ok(to.join(', '))
-        : failed(`no answer from ${silent.join(', ')}`, remedy);
-    yield { name: scenario, ...finding };
+    const [first] = silent;
+    if (first === undefined) {
+      yield { name: scenario, ...ok(to.join(', ')) };
+      continue;
+    }
+    const way = { containerId, to: first, protocol: 'ICMP' } as const;
+    const text = `no answer from ${silent.join(', ')}`;
+    const remedy = 'does a firewall of the host forbid it? weft status';
+    yield { name: scenario, ...(await failedOn(way, ask, text, remedy)) };
   }
+  yield* ofServedPods(status, a, idA, ask, signal);
 }
 
 /** One after the other, as they are done. What was made for them is gone at the end. */

@@ -8,6 +8,8 @@ const LISTS: Readonly<Record<string, readonly object[]>> = {
   pods: [
     { metadata: { namespace: 'shop', name: 'web-1' } },
     { metadata: { namespace: 'shop', name: 'web-2' } },
+    // Its namespace has no object.
+    { metadata: { namespace: 'lab', name: 'n1p1' } },
     // A name that nobody could have given to Kubernetes: a shell must never see it.
     { metadata: { namespace: 'shop', name: '$(reboot)' } },
     { metadata: { namespace: 'shop', name: 'a\u001b[2Jb' } },
@@ -19,14 +21,20 @@ const ask: Ask = <T>(_: string, path: string): Promise<T> =>
   Promise.resolve({ items: LISTS[path.split('/').at(-1) ?? ''] ?? [] } as T);
 
 for (const [line, values] of [
-  ['weft flows --from |', ['default/', 'shop/', 'shop/web-1', 'shop/web-2']],
+  ['weft flows --from |', ['default/', 'lab/', 'lab/n1p1', 'shop/', 'shop/web-1', 'shop/web-2']],
   ['weft flows --from shop/w|', ['shop/web-1', 'shop/web-2']],
   ['weft flows --from = shop/w|', ['shop/web-1', 'shop/web-2']],
-  ['weft flows --from = |', ['default/', 'shop/', 'shop/web-1', 'shop/web-2']],
+  ['weft flows --from = |', ['default/', 'lab/', 'lab/n1p1', 'shop/', 'shop/web-1', 'shop/web-2']],
   ['weft flows --from=shop/w|', ['shop/web-1', 'shop/web-2']],
   ['weft flows --to shop/f|', ['shop/front']],
   ['weft get pods -n d|', ['default']],
   ['weft status -o j|', ['json']],
+  ['weft get pods -n l|', ['lab']],
+  ['weft policy ma|', ['matrix']],
+  ['weft completion |', ['bash', 'zsh']],
+  ['weft get s|', ['services']],
+  ['weft delete net|', ['networkpolicies']],
+  ['weft policy --fr|', null],
   ['weft flows --from nobody|', []],
   ['weft st|', null],
   ['weft flows --fr|', null],

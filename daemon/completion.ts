@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObjectsMessage } from './messages.ts';
 import type { Ask } from './object-commands.ts';
+import { KINDS } from './object-keys.ts';
 
 /** Who pressed Tab waits no longer for names. */
 const NAMES_WITHIN_MS = 1_000;
@@ -17,21 +18,22 @@ _weft() {
   COMPREPLY=()
   while IFS= read -r word; do
     [[ $word == "$current"* ]] && COMPREPLY+=("$word")
-  done < <(SHELL=bash ZSH_NAME= weft __complete "\${COMP_WORDS[@]:0:COMP_CWORD+1}" 2>/dev/null)
+  done < <(SHELL=bash ZSH_NAME='' weft __complete "\${COMP_WORDS[@]:0:COMP_CWORD+1}" 2>/dev/null)
   [[ \${#COMPREPLY[@]} -eq 1 && \${COMPREPLY[0]} == */ ]] && compopt -o nospace
   return 0
 }
 complete -o default -F _weft weft
 `;
 const ZSH = `#compdef weft
-# zsh completion of weft; to use it: source <(weft completion zsh)
+# zsh completion of weft; to use it: source <(weft completion zsh), or as the file _weft of a directory of $fpath
 _weft() {
   local -a found
-  found=("\${(@f)$(SHELL=bash ZSH_NAME= weft __complete "\${(@)words[1,CURRENT]}" 2>/dev/null)}")
+  found=("\${(@f)$(SHELL=bash ZSH_NAME='' weft __complete "\${(@)words[1,CURRENT]}" 2>/dev/null)}")
   [[ $PREFIX == --*=* ]] && compset -P '*='
   if [[ -n "\${found[1]}" ]]; then compadd -- "\${found[@]}"; else _files; fi
 }
-compdef _weft weft
+# From $fpath the file is the function's first call.
+if [[ \${funcstack[1]} == _weft ]]; then _weft; else compdef _weft weft; fi
 `;
 
 /** Null: there is none of that name. */
@@ -56,6 +58,16 @@ const FIXED: Readonly<Record<string, readonly string[]>> = {
   '-o': ['table', 'yaml', 'json'],
   '--verdict': ['allow', 'deny'],
   '--protocol': ['TCP', 'UDP', 'SCTP'],
+};
+
+const KIND_WORDS = KINDS.map((it) => it.plural);
+/** What may stand after a command. */
+const FIRST_WORDS: Readonly<Record<string, readonly string[]>> = {
+  completion: ['bash', 'zsh'],
+  delete: KIND_WORDS,
+  get: KIND_WORDS,
+  policy: ['verdict', 'matrix', 'diff'],
+  shadow: ['status', 'diff', 'stop'],
 };
 
 /** Nothing that a shell would take for more than a word. */
@@ -87,14 +99,22 @@ export function questionOf(words: readonly string[]): Question {
 }
 
 async function namesOf(kinds: readonly Names[], option: string, ask: Ask): Promise<string[]> {
+  const listed = async (kind: Names) => {
+    const { items } = await ask<ObjectsMessage>('GET', `/v1/objects/${kind}`);
+    return items.map((it) => it['metadata'] as { namespace?: string; name: string });
+  };
   const lists = await Promise.all(
     kinds.map(async (kind) => {
-      const { items } = await ask<ObjectsMessage>('GET', `/v1/objects/${kind}`);
-      return items.map((it) => {
-        const { namespace, name } = it['metadata'] as { namespace?: string; name: string };
-        if (kind !== 'namespaces') return `${namespace ?? 'default'}/${name}`;
-        return option === '-n' || option === '--namespace' ? name : `${name}/`;
-      });
+      const found = await listed(kind);
+      if (kind !== 'namespaces') {
+        return found.map(({ namespace, name }) => `${namespace ?? 'default'}/${name}`);
+      }
+      // Pods may be in one that has no object.
+      const ofPods = (await listed('pods')).map(({ namespace }) => namespace ?? 'default');
+      const namespaces = [...found.map(({ name }) => name), ...ofPods];
+      return option === '-n' || option === '--namespace'
+        ? namespaces
+        : namespaces.map((it) => `${it}/`);
     }),
   );
   return lists.flat();
@@ -104,9 +124,13 @@ async function namesOf(kinds: readonly Names[], option: string, ask: Ask): Promi
  * What the option's value may be; null: yargs knows. Never fails: a Tab without an answer completes nothing.
  */
 export async function valuesOf(
-  { current, option }: Question,
+  { current, option, words }: Question,
   ask: Ask,
 ): Promise<readonly string[] | null> {
+  const [command = ''] = words;
+  if (words.length === 2 && Object.hasOwn(FIRST_WORDS, command) && !current.startsWith('-')) {
+    return FIRST_WORDS[command]!.filter((it) => it.startsWith(current));
+  }
   if (option === null) return null;
   const kinds = VALUES[option];
   if (kinds === undefined && !Object.hasOwn(FIXED, option)) return null;

@@ -16,12 +16,12 @@ import {
   withOptions,
 } from './cli.ts';
 import { ConfigError } from './config.ts';
-import type { CheckResult } from './check.ts';
+import type { CheckResult } from './check-result.ts';
 import type { LeasesMessage, PeersMessage, StatusMessage } from './messages.ts';
 
 /** Names for whom a word was mistyped. */
 export const OPERATOR_COMMANDS = ['bugreport', 'check', 'completion', 'leases', 'peers', 'status'];
-export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe', 'write', 'log-file'];
+export const OPERATOR_FLAGS = ['brief', 'verbose', 'probe', 'serve', 'write', 'log-file'];
 
 async function status(flags: Flags): Promise<void> {
   const [isBrief, isVerbose] = [flags['brief'] === true, flags['verbose'] === true];
@@ -44,6 +44,29 @@ async function peers(flags: Flags): Promise<void> {
   if (isUnwell(message)) process.exitCode = 1;
 }
 
+/** Aborted by SIGINT or SIGTERM. */
+function interruption(): AbortSignal {
+  const stop = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(signal, () => stop.abort(new InterruptedError()));
+  }
+  return stop.signal;
+}
+
+async function serve(flags: Flags): Promise<void> {
+  outputOf(flags);
+  const { serveCheckPod } = await import('./check-served.ts');
+  await serveCheckPod(asking(flags), interruption(), (serving) =>
+    printAs(
+      flags,
+      serving,
+      () =>
+        `pod ${serving.pod} answers at ${serving.addresses.join(', ')}, port ${serving.port} of TCP and UDP\n` +
+        'now on another node: weft check; ^C here takes the pod away',
+    ),
+  );
+}
+
 class InterruptedError extends Error {
   override readonly name = 'InterruptedError';
   readonly code = 'ERR_INTERRUPTED';
@@ -56,18 +79,18 @@ class InterruptedError extends Error {
 const RESULT_COLORS = { ok: 'green', failed: 'red', skipped: 'dim' } as const;
 
 async function check(flags: Flags): Promise<void> {
+  if (flags['serve'] === true) {
+    await serve(flags);
+    return;
+  }
   const isTable = outputOf(flags) === 'table';
   const [{ runChecks }, { printable }, { default: pico }] = await Promise.all([
     import('./check.ts'),
     import('./tables.ts'),
     import('picocolors'),
   ]);
-  const stop = new AbortController();
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.once(signal, () => stop.abort(new InterruptedError()));
-  }
   const results: CheckResult[] = [];
-  for await (const it of runChecks(asking(flags), stop.signal)) {
+  for await (const it of runChecks(asking(flags), interruption())) {
     results.push(it);
     if (!isTable) continue;
     const word = pico[RESULT_COLORS[it.result]](it.result.padEnd(8));
@@ -151,13 +174,19 @@ export const withOperatorCommands = (cli: Argv): Argv =>
     )
     .command(
       'check',
-      'Try it: daemon, etcd, host, other nodes, and packets between two pods made for it',
+      'Try it: daemon, etcd, host, other nodes, and packets between pods made for it',
       (it) =>
         withOptions(it, ['stateDir'])
+          .option('serve', {
+            type: 'boolean',
+            describe: 'attach a pod that answers the weft check of other nodes, until ^C',
+          })
           .option('output', OUTPUT_OPTION)
           .epilogue(
-            'For example: weft check\n\nThe two pods are network namespaces without a program; they and their ' +
-              'addresses are gone at the end.\nExit code 1 when a check failed.',
+            'For example: weft check; between pods of two nodes: weft check --serve on one, weft check on ' +
+              'another\n\nThe pods are network namespaces, and are gone with their addresses at the end. ' +
+              'Exit code 1 when a check\nfailed. A pod that serves is weft-check/NODE, so that policies can ' +
+              'name it.',
           ),
       check,
     )

@@ -3,11 +3,12 @@
  *
  *     n1p1 --- n1 (weft) ======= VXLAN ======= n2 (weft) --- n2p1
  */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import type { CheckResult } from '../../daemon/check.ts';
+import type { CheckResult } from '../../daemon/check-result.ts';
 import type { PeersMessage, StatusMessage } from '../../daemon/messages.ts';
-import { collect, poll, run } from '../../linux/program.ts';
+import { type Running, collect, poll, run } from '../../linux/program.ts';
 import type { LabNode } from '../lab/lab.ts';
 import { type Pair, WEFT, createPair, ipamOf, stateDirOf, within } from '../overlay/pair.ts';
 
@@ -88,6 +89,7 @@ test.serial('weft check: everything is tried, and nothing is left', async (t) =>
     /^ok +.* gets packets of full size: 1430 bytes/m,
     /^ok +a pod reaches another one of this node/m,
     /^ok +a pod reaches the node of/m,
+    /^skipped +pods of other nodes: no other node runs weft check --serve$/m,
     / 0 failed, /,
   ]) {
     t.regex(stdout, line);
@@ -105,6 +107,95 @@ test.serial('weft check: what fails is named, with what to do', async (t) => {
   t.regex(failures[0]!.name, /answers through the tunnel$/);
   t.regex(failures[0]!.remedy!, /UDP port 8472/);
   t.regex(failures[1]!.name, /^a pod reaches the node of/);
+});
+
+/** On the second node; stopped as by ^C. */
+const serving = (node: LabNode): Promise<Running> =>
+  node.start([WEFT, 'check', '--serve', stateDirOf(node)], {
+    ready: { line: /^pod weft-check\/n2 answers at .*, port 8477 of TCP and UDP$/ },
+  });
+const DENY_ALL = {
+  apiVersion: 'policy.networking.k8s.io/v1alpha2',
+  kind: 'ClusterNetworkPolicy',
+  metadata: { name: 'nothing-to-checks' },
+  spec: {
+    tier: 'Admin',
+    priority: 1,
+    subject: {
+      namespaces: { matchLabels: { 'kubernetes.io/metadata.name': 'weft-check' } },
+    },
+    ingress: [{ name: 'none', action: 'Deny', from: [{ namespaces: {} }] }],
+  },
+};
+
+test.serial(
+  'weft check: a pod of another node is asked, and is gone when its command ends',
+  async (t) => {
+    const [n1, n2] = pair.nodes;
+    const before = await ipamOf(n2);
+    await using served = await serving(n2);
+    const { stdout, exitCode } = await weft(n1, 'check');
+    t.log(stdout);
+    t.is(exitCode, 0, stdout);
+    for (const what of [
+      'ping to',
+      'a TCP connection to',
+      'a datagram to',
+      'packets of 1430 bytes to',
+      '8 MiB by TCP to',
+    ]) {
+      // Both families.
+      t.regex(stdout, new RegExp(`^ok +${what} the pod of n2: 10\\.\\S+ .*, fd00:\\S+ `, 'm'));
+    }
+    const again = await weft(n2, 'check', '--serve');
+    t.is(again.exitCode, 1);
+    t.regex(again.stderr, /serves a pod already, weft-check\/n2/);
+    t.is(await served.stop('SIGINT'), 0);
+    t.deepEqual(await ipamOf(n2), before);
+  },
+);
+
+test.serial('weft check: a policy that is in the way is named', async (t) => {
+  const [n1, n2] = pair.nodes;
+  const put = (verb: string) =>
+    run([WEFT, verb, '-f', '-', stateDirOf(n1)], {
+      netns: n1.netns,
+      input: JSON.stringify(DENY_ALL),
+    });
+  await using served = await serving(n2);
+  await put('apply');
+  const denied = await poll(async () => {
+    const { results } = await asJson<{ results: readonly CheckResult[] }>(n1, 'check');
+    const failures = results.filter((it) => it.result === 'failed');
+    return failures.length === 0 ? undefined : failures;
+  }, within(60_000));
+  await put('delete');
+  t.deepEqual(
+    denied.map((it) => it.name),
+    [
+      'ping to the pod of n2',
+      'a TCP connection to the pod of n2',
+      'a datagram to the pod of n2',
+      'packets of 1430 bytes to the pod of n2',
+      '8 MiB by TCP to the pod of n2',
+    ],
+  );
+  for (const it of denied) t.regex(it.detail, /; on n2: .*nothing-to-checks.*\(policyIngress\)$/);
+  t.is(await served.stop(), 0);
+});
+
+test.serial('weft check --serve: what a killed one left is taken away by the next', async (t) => {
+  const [, n2] = pair.nodes;
+  const before = await ipamOf(n2);
+  await (await serving(n2)).stop('SIGKILL');
+  const left = await ipamOf(n2);
+  t.is(left.used, before.used + 1);
+  const { netns } = left.attachments.find((it) => it.pod === 'weft-check/n2')!;
+  await poll(async () => (existsSync(netns) ? undefined : true), within(10_000));
+  await using next = await serving(n2);
+  t.is((await ipamOf(n2)).used, before.used + 1);
+  await next.stop();
+  t.deepEqual(await ipamOf(n2), before);
 });
 
 test.serial('weft check: without a daemon it says so', async (t) => {
