@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { parse } from 'yaml';
+import { collect } from '../linux/program.ts';
+import { findProgram } from '../daemon/programs.ts';
 import { METRICS } from '../daemon/metrics.ts';
 import { dropNames } from '../wire/drop-reason.ts';
 
@@ -108,6 +110,37 @@ for (const { alert, expr, annotations } of alerts) {
     t.true(page.includes(`| \`${alert}\` `), 'docs/troubleshooting.md says what to do');
   });
 }
+
+interface Cases {
+  readonly tests: readonly {
+    readonly alert_rule_test: readonly {
+      readonly alertname: string;
+      readonly exp_alerts: readonly object[];
+    }[];
+  }[];
+}
+
+test('each alert is tried by series with which it comes and with which it does not', (t) => {
+  const cases = (parse(read('prometheus/weft.rules.test.yaml')) as Cases).tests.flatMap(
+    (it) => it.alert_rule_test,
+  );
+  for (const { alert } of alerts) {
+    const counts = cases.filter((it) => it.alertname === alert).map((it) => it.exp_alerts.length);
+    t.true(counts.includes(0) && counts.some((it) => it > 0), alert);
+  }
+});
+
+test('the alerts do to these series what they should, where promtool is there to say so', async (t) => {
+  const promtool = findProgram('promtool');
+  if (promtool === null) {
+    t.log('not tried: promtool is not installed (Debian package prometheus)');
+    t.pass();
+    return;
+  }
+  const file = join(import.meta.dirname, '..', 'deploy', 'prometheus', 'weft.rules.test.yaml');
+  const { exitCode, stdout, stderr } = await collect([promtool, 'test', 'rules', file]);
+  t.is(exitCode, 0, stdout + stderr);
+});
 
 test('the dashboard can be imported: an id for each panel, none upon another', (t) => {
   t.is(board.uid, 'weft');
