@@ -4,7 +4,8 @@ import { parseObjects } from '../objects/parse.ts';
 import { mergeSets, objectSetOf } from '../objects/set.ts';
 import { type ClusterNetworkPolicy, EMPTY_OBJECTS, type ObjectSet } from '../objects/types.ts';
 import { addressBytes, parseAddress } from '../wire/address.ts';
-import { PolicyCompiler, PolicySizeError } from './compile.ts';
+import { PolicyCompiler } from './compile.ts';
+import { PolicySizeError } from './matrix.ts';
 import { retainPolicies } from '../objects/retain.ts';
 import {
   type End,
