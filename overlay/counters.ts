@@ -68,6 +68,20 @@ export const PEER_RECEIVED_BYTES = PEERS_AT + 3;
 export const createCounters = (): Float64Array =>
   new Float64Array(new SharedArrayBuffer((PEERS_AT + PEER_SLOTS * PEER_COUNTERS) * 8));
 
+/** What the kernel has taken, of all peers and of this one. Runs per packet. @param slot  the peer's */
+export function countSent(
+  counters: Float64Array,
+  slot: number,
+  datagrams: number,
+  bytes: number,
+): void {
+  counters[Counter.udpSentDatagrams]! += datagrams;
+  counters[Counter.udpSentBytes]! += bytes;
+  const at = slot * PEER_COUNTERS;
+  counters[at + PEER_SENT_DATAGRAMS]! += datagrams;
+  counters[at + PEER_SENT_BYTES]! += bytes;
+}
+
 /** Sums over workers. Drop reasons are named `drop.<reason>`. */
 export function sumCounters(workers: readonly Float64Array[]): Record<string, number> {
   const sums: Record<string, number> = {};

@@ -27,7 +27,7 @@ import type { Arena } from '../linux/arena.ts';
 import type { Family } from '../wire/address.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import type { CaptureWriter } from './capture-ring.ts';
-import { Counter, PEER_COUNTERS, PEER_SENT_BYTES, PEER_SENT_DATAGRAMS } from './counters.ts';
+import { Counter, countSent } from './counters.ts';
 import { HOP_ADDRESS, HOP_ADDRESS_LENGTH, HOP_SLOT } from './snapshot.ts';
 
 const MESSAGES = 64;
@@ -200,12 +200,12 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
     let done = sendmmsg(fd, messagesAddress, count, MSG_DONTWAIT);
     counters[Counter.udpSends]!++;
     if (done === count) {
-      countSent(0, count);
+      countTaken(0, count);
     } else {
       let sent = 0;
       for (;;) {
         if (done > 0) {
-          countSent(sent, sent + done);
+          countTaken(sent, sent + done);
           sent += done;
         } else {
           sent += refused(sent, errno());
@@ -219,22 +219,13 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
     iovecs = 0;
   }
 
-  function countSent(from: number, to: number): void {
-    let datagrams = 0;
-    let bytes = 0;
-    for (let m = from; m < to; m++) {
-      datagrams += segmentsOf[m]!;
-      bytes += bytesOf[m]!;
-      countPeer(hopOf[m]!, segmentsOf[m]!, bytesOf[m]!);
-    }
-    counters[Counter.udpSentDatagrams]! += datagrams;
-    counters[Counter.udpSentBytes]! += bytes;
+  function countTaken(from: number, to: number): void {
+    for (let m = from; m < to; m++) countSent(counters, slotOf(m), segmentsOf[m]!, bytesOf[m]!);
   }
 
-  function countPeer(hopAt: number, datagrams: number, bytes: number): void {
-    const peer = view.getUint16(hopAt + HOP_SLOT, true) * PEER_COUNTERS;
-    counters[peer + PEER_SENT_DATAGRAMS]! += datagrams;
-    counters[peer + PEER_SENT_BYTES]! += bytes;
+  /** Where the traffic of the message's peer is counted. */
+  function slotOf(m: number): number {
+    return view.getUint16(hopOf[m]! + HOP_SLOT, true);
   }
 
   /** The kernel did not take message `m`. @returns how many messages that settles: 0, 1 or all left */
@@ -297,9 +288,7 @@ export function createSender(arena: Arena, counters: Float64Array, options: Send
       if (sendmsg(fd, messagesAddress + m * MMSGHDR_BYTES, MSG_DONTWAIT) < 0) {
         counters[Drop.sendFailed]!++;
       } else {
-        counters[Counter.udpSentDatagrams]!++;
-        counters[Counter.udpSentBytes]! += size;
-        countPeer(hopOf[m]!, 1, size);
+        countSent(counters, slotOf(m), 1, size);
       }
       vector += count * IOVEC_BYTES;
       used += count;

@@ -25,7 +25,7 @@ import { IPV4_DONT_FRAGMENT, IPV4_HEADER_BYTES, finishIpv4Header } from '../wire
 import { TCP_CHECKSUM } from '../wire/tcp.ts';
 import { PROTOCOL_UDP, UDP_HEADER_BYTES } from '../wire/udp.ts';
 import type { CaptureWriter } from './capture-ring.ts';
-import { Counter, PEER_COUNTERS, PEER_SENT_BYTES, PEER_SENT_DATAGRAMS } from './counters.ts';
+import { Counter, countSent } from './counters.ts';
 import { writeEncapsulation } from './segment.ts';
 import { ENCAPSULATION_BYTES, HOP_ADDRESS, HOP_SLOT } from './snapshot.ts';
 
@@ -136,12 +136,8 @@ export function createTunnelGso(
     const payload = total - ipHeader - tcpHeader;
     const segments = Math.ceil(payload / piece);
     counters[Counter.egressDatagrams]! += segments;
-    counters[Counter.udpSentDatagrams]! += segments;
     const bytes = payload + segments * (ENCAPSULATION_BYTES + total - payload);
-    counters[Counter.udpSentBytes]! += bytes;
-    const peer = view.getUint16(hop + HOP_SLOT, true) * PEER_COUNTERS;
-    counters[peer + PEER_SENT_DATAGRAMS]! += segments;
-    counters[peer + PEER_SENT_BYTES]! += bytes;
+    countSent(counters, view.getUint16(hop + HOP_SLOT, true), segments, bytes);
     counters[Counter.tunnelWrites]!++;
     if (capture !== null && capture.isOuter()) {
       const ports = view.getInt32(udp);
