@@ -35,6 +35,8 @@ const RATES = 150;
 /** What the service map and the list of drops speak of. */
 const SUMMARY_SINCE = '5m';
 const SUMMARY_FLOWS = 10_000;
+/** In times of what it took: a hundredth of a processor, at most. */
+const SUMMARY_PAUSE = 100;
 /** An answer serves all who ask within this time. */
 const FRESH_MS = 2_000;
 const TIMELINE_MAX = 500;
@@ -160,7 +162,8 @@ export class ClusterNode implements AsyncDisposable {
   readonly #dropRates = new DropRates();
   readonly #rates: RateMessage[] = [];
   readonly #timer: NodeJS.Timeout;
-  readonly #summary = shared(() => this.#summarize(), FRESH_MS);
+  #summary: FlowSummary = NOTHING;
+  #summaryUntilMs = -Infinity;
   readonly #whole = shared(() => this.#askAll(), FRESH_MS);
   #sums: Sums | null = null;
   /** Of its own routes and those it was given. */
@@ -229,17 +232,23 @@ export class ClusterNode implements AsyncDisposable {
     return this.#dropRates.perSecond;
   }
 
+  /** Of many flows it takes long, on a processor that may carry packets: then it is made less often. */
   #summarize(): FlowSummary {
+    const startMs = performance.now();
+    if (startMs < this.#summaryUntilMs) return this.#summary;
     const query = new URLSearchParams({ since: SUMMARY_SINCE, limit: String(SUMMARY_FLOWS) });
-    return summarize(this.#options.observation.recent(flowFilter(query, Date.now())));
+    this.#summary = summarize(this.#options.observation.recent(flowFilter(query, Date.now())));
+    const tookMs = performance.now() - startMs;
+    this.#summaryUntilMs = startMs + Math.max(FRESH_MS, tookMs * SUMMARY_PAUSE);
+    return this.#summary;
   }
 
-  async #own(): Promise<NodeMessage> {
+  #own(): NodeMessage {
     return {
       ...this.#options.state(),
       links: this.#options.links(),
       rates: this.#rates,
-      ...(await this.#summary()),
+      ...this.#summarize(),
       timeline: this.#timeline.events,
     };
   }
@@ -247,12 +256,10 @@ export class ClusterNode implements AsyncDisposable {
   async #askAll(): Promise<ClusterMessage> {
     const { others } = this;
     const told: { readonly lease: NodeLease; readonly answered: Answered<NodeMessage> }[] = [];
-    const [answer] = await Promise.all([
-      this.#own(),
-      eachOf(others.peers, async (lease) => {
-        told.push({ lease, answered: await others.answerOf<NodeMessage>(lease, '/v1/node') });
-      }),
-    ]);
+    await eachOf(others.peers, async (lease) => {
+      told.push({ lease, answered: await others.answerOf<NodeMessage>(lease, '/v1/node') });
+    });
+    const answer = this.#own();
     return joinCluster(Date.now(), { lease: this.#options.view().lease, answer }, told);
   }
 
