@@ -8,41 +8,22 @@ import { type LeaseKeeper, type LeaseState, bootTimeMs, keepLease } from '../ipa
 import { watchPeers } from '../ipam/peers.ts';
 import { openPodFile } from '../ipam/pod-file.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
-import type { NetworkConfig, NodeIdentity, NodeLease } from '../ipam/types.ts';
-import { type Netlink, openNetlink } from '../linux/netlink.ts';
+import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
 import { readTable } from '../linux/nft.ts';
-import { directorySource } from '../objects/directory.ts';
-import type { ObjectProblem, ObjectSet, ObjectSource, Pod } from '../objects/types.ts';
 import type { Dataplane, DataplaneEvent, OverlayState } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';
 import { type IpAddress, addressOrNull, formatAddress } from '../wire/address.ts';
-import type { Mac } from '../wire/mac.ts';
 import { ApiError, type ApiRoute, listenOnSocket } from './api.ts';
 import { Captures } from './capture.ts';
-import { ClusterNode, type NodeState } from './cluster-node.ts';
+import { ClusterNode } from './cluster-node.ts';
 import { type Config, ConfigError, formatOffloads } from './config.ts';
 import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
-import { readNodeAddresses } from './node-addresses.ts';
-import {
-  type Compilers,
-  type NodeView,
-  ObjectTables,
-  type Tables,
-  compileTables,
-} from './objects.ts';
-import {
-  type HealthSubject,
-  type Readiness,
-  checksOf,
-  listenForHealth,
-  reasonsOf,
-} from './health.ts';
-import { diagnose } from './diagnose.ts';
+import { NodeObjects } from './node-objects.ts';
+import { type NodeParts, NodeStatus } from './node-status.ts';
+import type { Tables } from './objects.ts';
+import { listenForHealth } from './health.ts';
 import { HealthCheckServers } from './health-checks.ts';
-import type { Reading } from './metrics.ts';
-import { PolicyCompiler } from '../policy/compile.ts';
-import { ServiceCompiler } from '../service/compile.ts';
 import { ServiceHost } from './service-host.ts';
 import { type EtcdChild, startEtcd } from './etcd-child.ts';
 import { type HostWatch, openHostWatch } from './host-watch.ts';
@@ -50,18 +31,11 @@ import { HostPasses } from './host-passes.ts';
 import { type HostInputs, compareHost, reconcileHost } from './host-state.ts';
 import { LeaseApi } from './lease-api.ts';
 import type { Log } from './log.ts';
-import {
-  type HostDifferencesMessage,
-  type ObjectsStatus,
-  type StatusMessage,
-  addressText,
-  cidrText,
-  leaseMessage,
-} from './messages.ts';
+import { type HostDifferencesMessage, cidrText, leaseMessage } from './messages.ts';
 import { awaitNetworkConfig, openStore, writeFirstConfig } from './network.ts';
 import { ObjectApi } from './object-api.ts';
-import { combine, etcdSource, withOwnPods } from './object-store.ts';
 import {
+  type Fixed,
   overlayMtu,
   overlayState,
   publicAddresses,
@@ -76,8 +50,7 @@ import { PodHost, type PodHostResult, pinsOf } from './pod-host.ts';
 import { Pods } from './pods.ts';
 import { isLoopback, openPage, pageToken, urlHost } from './page-server.ts';
 import { requireProgram } from './programs.ts';
-import { HOST_COUNTERS, NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
-import { RetainedFile, readRetained } from './retained-policies.ts';
+import { NFT_FAMILY, NFT_TABLE, TUNNEL_COUNTER } from './ruleset.ts';
 import { lockStateDir, readNode, refuseBusyStateDir, stateFiles, writeNode } from './state-dir.ts';
 import { LiveTraces } from './live-trace.ts';
 import { TraceWatches } from './trace-watches.ts';
@@ -110,14 +83,6 @@ export async function checkHost(config: Config): Promise<Underlay> {
   return await readUnderlay(config);
 }
 
-/** What does not change while the daemon runs. */
-interface Fixed {
-  readonly network: NetworkConfig;
-  readonly addresses: Pick<NodeIdentity, 'publicIp4' | 'publicIp6'>;
-  readonly mac: Mac;
-  readonly mtuBytes: number;
-}
-
 /**
  * Runs until the signal is aborted, or the lease is given back through the API.
  * @throws ConfigError, MissingProgramError, StateDirBusyError, UnderlayError with the host untouched;
@@ -142,7 +107,6 @@ class NodeDaemon {
   readonly #printedConfig: () => string;
   readonly #underlay: Underlay;
   readonly #log: Log;
-  readonly #startedAt = new Date().toISOString();
   /** Aborted by what ends the daemon from within; the reason is a DaemonError, or null. */
   readonly #ending = new AbortController();
   /** What the start waits for. */
@@ -167,30 +131,13 @@ class NodeDaemon {
   /** The lease that node.json and the subnet file speak of. */
   #recorded: NodeLease | null = null;
   #wasReady = false;
-  /** Null: a plain overlay, which tracks no flows. */
-  readonly #objects: ObjectTables | null;
-  #policies = new PolicyCompiler();
-  readonly #services = new ServiceCompiler();
-  #retainedFile: RetainedFile | null = null;
-  /** This node's pods, as objects, of the attachments that have these addresses. */
-  #own: { readonly addresses: Pods['addresses']; readonly pods: readonly Pod[] } = {
-    addresses: NO_ADDRESSES,
-    pods: [],
-  };
+  readonly #objects: NodeObjects;
   readonly #healthChecks = new HealthCheckServers();
   readonly #serviceHost = new ServiceHost();
   /** A pass over the whole host reads or makes the sets of Services at this moment. */
   #areSetsBusy = false;
-  /** Speaks of interfaces' addresses. */
-  readonly #netlink: Netlink = openNetlink();
-  #nodeAddresses: readonly IpAddress[] = [];
-  #objectFailure = '';
   /** Rungs that were wanted and do not work here. */
   readonly #offloadsGivenUp = new Map<string, string>();
-  readonly #objectProblems = new Told<string>((problem) =>
-    this.#log.warn({ problem }, 'an object is not as it should be'),
-  );
-  #problems: readonly ObjectProblem[] = [];
   #published: {
     readonly lease: NodeLease;
     readonly held: boolean;
@@ -204,6 +151,7 @@ class NodeDaemon {
   readonly #captures: Captures;
   readonly #cluster: ClusterNode;
   readonly #probes: PeerProbes;
+  readonly #status: NodeStatus;
   readonly #traffics = new PeerTraffics(() => this.#dataplane);
   /** What was published last. */
   #overlay: OverlayState | null = null;
@@ -243,22 +191,29 @@ class NodeDaemon {
         else log.warn({ err }, 'whether peers answer is not known');
       },
     });
-    this.#objects =
-      config.maxFlows === 0
-        ? null
-        : new ObjectTables({
-            compile: (objects, view) => this.#compile(objects, view),
-            view: () => ({
-              pods: this.#pods?.addresses ?? NO_ADDRESSES,
-              nodeAddresses: this.#nodeAddresses,
-            }),
-            onChange: () => this.#publish(),
-          });
+    this.#objects = new NodeObjects({
+      config,
+      log,
+      pods: () => this.#pods,
+      onChange: () => this.#publish(),
+    });
+    this.#status = new NodeStatus({
+      config,
+      underlay,
+      parts: () => this.#parts(),
+      passes: this.#passes,
+      objects: this.#objects,
+      outage: this.#outage,
+      observation: this.#observation,
+      probes: this.#probes,
+      cluster: () => this.#cluster,
+      offloadsGivenUp: this.#offloadsGivenUp,
+    });
     this.#cluster = new ClusterNode({
       port: config.clusterPort,
-      state: () => this.#nodeState(),
+      state: () => this.#status.nodeState(),
       view: () => this.#view(),
-      inputs: () => this.#explainInputs(),
+      inputs: () => this.#objects.inputs(),
       peers: () => this.#peers,
       dataplane: () => this.#dataplane,
       links: () => this.#probes.links(),
@@ -285,24 +240,23 @@ class NodeDaemon {
     await using open = new AsyncDisposableStack();
     open.defer(() => this.#log.info('stopped; lease, interface, routes and nft table stay'));
     open.use(
-      await listenForHealth(this.#config, this.#healthSubject(), (err) =>
+      await listenForHealth(this.#config, this.#status.healthSubject(), (err) =>
         this.#log.error({ err }, 'a question about health was not answered'),
       ),
     );
     open.use(this.#healthChecks);
     open.use(await lockStateDir(stateDir));
     open.use(this.#serviceHost);
-    open.use(this.#netlink);
+    open.use(this.#objects);
     open.use(this.#traffics);
     open.use(this.#probes);
     open.use(this.#cluster);
-    open.defer(() => this.#retainedFile?.idle());
     const onError = (err: unknown): void => this.#log.error({ err }, 'a question was not answered');
     const socket = stateFiles(stateDir).socket;
     open.use(await listenOnSocket(socket, { routes: this.#routes(), onError }));
     await this.#openPage(open);
     try {
-      if (this.#objects !== null) await this.#openRetained();
+      await this.#objects.open(stateFiles(stateDir).retained);
       await this.#openPods(open);
       // From now on: a pod can be deleted while etcd does not answer yet.
       const loop = this.#passes.run(signal);
@@ -338,7 +292,7 @@ class NodeDaemon {
           this.#ownPods?.changed();
         },
         obstacle: () => this.#reasonsAgainstPods(),
-        impaired: () => !this.#forwarding(),
+        impaired: () => !this.#status.isForwarding,
         mtuBytes: () => this.#fixed!.mtuBytes,
       },
       await openPodFile(files.pods),
@@ -358,62 +312,13 @@ class NodeDaemon {
   }
 
   #lookForAddresses(): void {
-    if (this.#objects === null) return;
-    const found = readNodeAddresses(this.#netlink, this.#config.serviceClusterIpRange);
-    const before = this.#nodeAddresses;
-    if (found.length === before.length && found.every((it, i) => it === before[i])) return;
-    this.#nodeAddresses = found;
-    this.#log.info({ addresses: found.map((it) => formatAddress(it)) }, 'addresses of this node');
-    this.#publish();
+    if (this.#objects.lookForAddresses()) this.#publish();
   }
 
   /** Null: pods can be added. */
   #reasonsAgainstPods(): string | null {
-    if (this.#forwarding()) return null;
-    return this.#reasons()[0] ?? 'the daemon is starting';
-  }
-
-  /** For those who watch the node. */
-  #healthSubject(): HealthSubject {
-    return {
-      forwarding: () => this.#forwarding(),
-      readiness: () => this.#readiness(),
-      objects: () => this.#objectsMessage(),
-      dataplane: () => this.#dataplane,
-      reading: () => this.#reading(),
-    };
-  }
-
-  #reading(): Reading {
-    const { nodeName: node, workers, maxFlows } = this.#config;
-    const dataplane = this.#dataplane;
-    const state = this.#keeper?.state;
-    return {
-      node,
-      version: VERSION,
-      startedAtMs: Date.parse(this.#startedAt),
-      forwarding: this.#forwarding(),
-      checks: checksOf(this.#readiness()),
-      leaseLeftS: state?.kind === 'held' ? (state.deadlineMs - bootTimeMs()) / 1000 : null,
-      peers: this.#peers?.length ?? 0,
-      probes: this.#probes.readings(),
-      peerTraffic: this.#peerTraffic(),
-      pods: this.#pods?.attachments.length ?? 0,
-      objects: this.#objectsMessage(),
-      workers,
-      maxFlows,
-      offloads: dataplane?.offloads ?? null,
-      counters: dataplane?.counters() ?? null,
-      dropsIn: dataplane?.dropsIn() ?? null,
-      generations: dataplane?.generations() ?? null,
-      eventsLost: this.#observation.eventsLost,
-    };
-  }
-
-  #peerTraffic(): Reading['peerTraffic'] {
-    const nodeOf = this.#observation.nodeNames();
-    const counted = this.#dataplane?.peerTraffic() ?? [];
-    return [...counted].map(([key, traffic]) => ({ node: nodeOf(key), ...traffic }));
+    if (this.#status.isForwarding) return null;
+    return this.#status.reasons[0] ?? 'the daemon is starting';
   }
 
   /** A node without its page is a node all the same. */
@@ -611,26 +516,13 @@ class NodeDaemon {
   }
 
   async #followObjects(store: Store, signal: AbortSignal): Promise<void> {
-    if (this.#objects === null) return;
-    const { etcdPrefix, objects: dir } = this.#config;
-    const problems = new Map<string, readonly ObjectProblem[]>();
-    const tell = (source: string) => (found: readonly ObjectProblem[]) => {
-      problems.set(source, found);
-      this.#problems = [...problems.values()].flat();
-      this.#tellObjectProblems();
-    };
-    const sources: ObjectSource[] = [
-      ...(dir === null ? [] : [directorySource(dir, tell('directory'))]),
-      etcdSource(store, etcdPrefix, tell('etcd'), {
-        onInterruption: (err) => {
-          if (err === null) this.#log.info('policies and Services are current again');
-          else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
-          this.#outage.tell('objects', err);
-        },
-      }),
-    ];
+    if (!this.#objects.areFollowed) return;
     try {
-      await this.#objects.follow(combine(sources, tell('both')), signal);
+      await this.#objects.follow(store, signal, (err) => {
+        if (err === null) this.#log.info('policies and Services are current again');
+        else this.#log.warn({ err }, 'etcd does not answer; policies and Services stay as known');
+        this.#outage.tell('objects', err);
+      });
     } catch (cause) {
       if (signal.aborted) return;
       this.#end(new DaemonError('policies and Services are no longer followed', { cause }));
@@ -638,7 +530,7 @@ class NodeDaemon {
   }
 
   async #followShadow(store: Store, signal: AbortSignal): Promise<void> {
-    if (this.#objects === null) return;
+    if (!this.#objects.areFollowed) return;
     const tell = (problem: string): void =>
       this.#log.warn({ problem }, 'policies to be tried are ignored');
     try {
@@ -700,20 +592,18 @@ class NodeDaemon {
     const held = state.kind === 'held';
     const peers = this.#peers;
     const pods = this.#pods?.addresses ?? NO_ADDRESSES;
-    const nodeAddresses = this.#nodeAddresses;
-    const tables = this.#currentTables();
+    const { nodeAddresses } = this.#objects;
+    const tables = this.#objects.current();
     // Before policies are known nothing may go to pods or come from them.
-    if (this.#objects !== null && tables === null) return;
+    if (this.#objects.areFollowed && tables === null) return;
     const last = this.#published;
     const isSame = last?.lease === lease && last.held === held && last.peers === peers;
     const knowsAll = last?.tables === tables && last.nodeAddresses === nodeAddresses;
     // A publication makes the packet path forget what it learned: none without a change.
     if (isSame && knowsAll && last.pods === pods) return;
     this.#published = { lease, held, peers, pods, tables, nodeAddresses };
-    if (last?.tables !== tables) {
-      this.#tellObjectProblems();
-      void this.#updateHealthChecks();
-    }
+    this.#objects.inForceAre(tables);
+    if (last?.tables !== tables) void this.#updateHealthChecks();
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#overlay = overlayState({
@@ -749,43 +639,35 @@ class NodeDaemon {
 
   /** Load balancers are told what is so now. */
   async #updateHealthChecks(): Promise<void> {
-    const checks = this.#published?.tables?.healthChecks ?? [];
-    for (const problem of await this.#healthChecks.update(checks, this.#forwarding())) {
+    const checks = this.#objects.inForce?.healthChecks ?? [];
+    for (const problem of await this.#healthChecks.update(checks, this.#status.isForwarding)) {
       this.#log.warn({ problem }, 'a health check port is not served');
     }
   }
 
-  #currentTables(): Tables | null {
-    const objects = this.#objects;
-    if (objects === null) return null;
-    const tables = objects.current();
-    const message = objects.failure?.message ?? '';
-    if (message !== this.#objectFailure && objects.failure !== null) {
-      this.#log.error({ err: objects.failure }, 'policies and Services stay as they were');
-    }
-    this.#objectFailure = message;
-    return tables;
-  }
-
-  /** @param addresses  those that `Pods` gives now: with another attachment it is another array */
-  #ownPodObjects(addresses: Pods['addresses']): readonly Pod[] {
-    if (this.#own.addresses !== addresses) {
-      const attachments = this.#pods?.attachments ?? [];
-      this.#own = { addresses, pods: podsOfAttachments(attachments, this.#config.nodeName) };
-    }
-    return this.#own.pods;
-  }
-
   #view(): View {
-    const objects = this.#objects?.objects ?? null;
-    const own = this.#ownPodObjects(this.#pods?.addresses ?? NO_ADDRESSES);
+    const { objects, own, nodeAddresses } = this.#objects;
     const state = this.#keeper?.state;
     return {
-      objects: objects && withOwnPods(objects, own),
+      objects,
       own,
-      nodeAddresses: this.#nodeAddresses,
+      nodeAddresses,
       lease: state !== undefined && 'lease' in state ? state.lease : this.#recorded,
       peers: this.#peers ?? [],
+    };
+  }
+
+  #parts(): NodeParts {
+    return {
+      stage: this.#stage,
+      etcd: this.#etcd,
+      fixed: this.#fixed,
+      keeper: this.#keeper,
+      dataplane: this.#dataplane,
+      peers: this.#peers,
+      pods: this.#pods,
+      isHostApplied: this.#hostApplied,
+      isDirectRouting: this.#directRouting(),
     };
   }
 
@@ -797,43 +679,16 @@ class NodeDaemon {
       tunName,
       mtuBytes: mtuBytes ?? null,
       directRouting: this.#directRouting(),
-      isForwarding: this.#forwarding(),
+      isForwarding: this.#status.isForwarding,
       networks: networks.filter((it) => it !== undefined),
       serviceNetworks,
       externalIpBlocks,
     };
   }
 
-  #compile(objects: ObjectSet, { pods, nodeAddresses }: NodeView): Tables {
-    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
-    const own = this.#ownPodObjects(pods);
-    const node = { nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
-    const compilers: Compilers = { policy: this.#policies, services: this.#services };
-    const tables = compileTables(compilers, objects, own, node);
-    this.#retainedFile?.keep(this.#policies.retained);
-    return tables;
-  }
-
-  async #openRetained(): Promise<void> {
-    const path = stateFiles(this.#config.stateDir).retained;
-    const { before, reason } = await readRetained(path);
-    if (before === null) {
-      this.#log.error(
-        { path, reason },
-        'policies of Terminating namespaces are lost; their pods are isolated until they are gone',
-      );
-    }
-    this.#policies = new PolicyCompiler(before);
-    this.#retainedFile = new RetainedFile(
-      path,
-      before && [...before.namespaces.values(), ...before.networkPolicies.values()],
-      (err) => this.#log.error({ err, path }, 'a restart would forget what is retained'),
-    );
-  }
-
   /** Keeps the sets of Services as the tables in force have them. @throws NetlinkError */
   #steer(): void {
-    const steered = this.#published?.tables?.steered;
+    const steered = this.#objects.inForce?.steered;
     if (steered === undefined) return;
     const { added, removed } = this.#serviceHost.reconcile(steered);
     if (added + removed > 0) this.#log.debug({ added, removed }, "changed Services' sets");
@@ -893,7 +748,7 @@ class NodeDaemon {
   #hostInputs(lease: NodeLease): HostInputs {
     const { tunName, ipMasq, serviceClusterIpRange: networks } = this.#config;
     const { network, mtuBytes } = this.#fixed!;
-    const steered = this.#currentTables()?.steered ?? [];
+    const steered = this.#objects.current()?.steered ?? [];
     return {
       tunName,
       mtuBytes,
@@ -904,7 +759,7 @@ class NodeDaemon {
       directRouting: this.#directRouting(),
       peers: this.#peers,
       pins: pinsOf(this.#pods!.attachments),
-      services: this.#objects && { networks, steered },
+      services: this.#objects.areFollowed ? { networks, steered } : null,
     };
   }
 
@@ -912,7 +767,7 @@ class NodeDaemon {
   async #compareHost(): Promise<HostDifferencesMessage> {
     const state = this.#keeper?.state;
     if (this.#dataplane === null || state?.kind !== 'held' || this.#pods === null) {
-      throw new ApiError(503, 'ERR_NOT_READY', this.#reasons()[0] ?? this.#stage);
+      throw new ApiError(503, 'ERR_NOT_READY', this.#status.reasons[0] ?? this.#stage);
     }
     return { differences: await compareHost(this.#hostInputs(state.lease)) };
   }
@@ -941,7 +796,7 @@ class NodeDaemon {
   }
 
   #sayReady(): void {
-    const reasons = this.#reasons();
+    const reasons = this.#status.reasons;
     const ready = reasons.length === 0;
     if (ready !== this.#wasReady) {
       if (ready) this.#log.info({ key: this.#recorded?.key }, 'ready');
@@ -949,141 +804,6 @@ class NodeDaemon {
     }
     if (ready !== this.#wasReady) void this.#updateHealthChecks();
     this.#wasReady = ready;
-  }
-
-  /** The lease is ours, the others are known, and packet path and host know it. */
-  #forwarding(): boolean {
-    return (
-      this.#hostApplied &&
-      this.#peers !== null &&
-      this.#keeper?.state.kind === 'held' &&
-      this.#knowsObjects()
-    );
-  }
-
-  /** Listed, and made tables of that the packet path has. */
-  #knowsObjects(): boolean {
-    if (this.#objects === null) return true;
-    return this.#published !== null && this.#published.tables !== null;
-  }
-
-  #objectsMessage(): ObjectsStatus | null {
-    if (this.#objects === null) return null;
-    const set = this.#objects.objects;
-    return {
-      listed: set !== null,
-      policies: (set?.networkPolicies.size ?? 0) + (set?.clusterNetworkPolicies.size ?? 0),
-      services: set?.services.size ?? 0,
-      problems: this.#problemLines(),
-      failure: this.#objectFailure || null,
-    };
-  }
-
-  #tellObjectProblems(): void {
-    this.#objectProblems.tell(new Map(this.#problemLines().map((it) => [it, ''])));
-  }
-
-  /** Of the sources and of what was compiled last. */
-  #problemLines(): readonly string[] {
-    const compiled = this.#published?.tables?.problems ?? [];
-    return [...this.#problems.map(problemText), ...compiled];
-  }
-
-  #reasons(): readonly string[] {
-    return reasonsOf(this.#readiness());
-  }
-
-  #readiness(): Readiness {
-    const state = this.#keeper?.state;
-    let lease = state?.kind === 'held' ? null : 'no subnet leased';
-    if (state?.kind === 'lost') {
-      lease = `lease ${state.lease.key} is lost: ${state.reason.message}`;
-    }
-    return {
-      packetPath: this.#dataplane === null ? this.#stage : null,
-      lease,
-      arePeersKnown: this.#peers !== null,
-      isHostApplied: this.#hostApplied,
-      hostProblem: this.#passes.problem?.message ?? null,
-      areObjectsKnown: this.#knowsObjects(),
-      objectFailure: this.#objectFailure === '' ? null : this.#objectFailure,
-      store: this.#outage.current?.message ?? null,
-      firstAnswer: this.#fixed === null ? this.#stage : null,
-    };
-  }
-
-  #explainInputs() {
-    const { nodeName, serviceClusterIpRange: serviceNetworks, externalIpBlocks } = this.#config;
-    const { objects, nodeAddresses } = this.#view();
-    return objects && { objects, nodeName, nodeAddresses, serviceNetworks, externalIpBlocks };
-  }
-
-  #nodeState(): NodeState {
-    const state = this.#keeper?.state;
-    const reasons = this.#reasons();
-    return {
-      node: this.#config.nodeName,
-      version: VERSION,
-      startedAt: this.#startedAt,
-      forwarding: this.#forwarding(),
-      ready: reasons.length === 0,
-      reasons,
-      lease: state?.kind === 'held' ? leaseMessage(state.lease, true, this.#endsInS()) : null,
-      pods: this.#pods?.attachments.length ?? 0,
-    };
-  }
-
-  async #status(): Promise<StatusMessage> {
-    const { etcdEndpoints, tunName } = this.#config;
-    const fixed = this.#fixed;
-    const { lease, pods, ...state } = this.#nodeState();
-    const table = this.#hostApplied ? await readTable(NFT_FAMILY, NFT_TABLE) : null;
-    const refused = Object.fromEntries(
-      Object.entries(HOST_COUNTERS).map(([name, counter]) => [name, table?.counters[counter] ?? 0]),
-    );
-    const status = {
-      ...state,
-      pid: process.pid,
-      etcd: {
-        endpoints: this.#etcd === null ? etcdEndpoints : [this.#etcd.endpoint],
-        own: this.#etcd !== null,
-        unreachable: this.#outage.current,
-      },
-      workers: this.#config.workers,
-      host: { applied: this.#hostApplied, problem: this.#passes.problem?.message ?? null },
-      underlay: {
-        iface: this.#underlay.iface,
-        mtuBytes: this.#underlay.mtuBytes,
-        publicIp: addressText(fixed?.addresses.publicIp4 ?? null),
-        publicIpv6: addressText(fixed?.addresses.publicIp6 ?? null),
-      },
-      overlay: fixed && {
-        tunName,
-        mtuBytes: fixed.mtuBytes,
-        vni: fixed.network.vni,
-        port: fixed.network.port,
-        network: cidrText(fixed.network.ipv4?.network),
-        ipv6Network: cidrText(fixed.network.ipv6?.network),
-        directRouting: this.#directRouting(),
-      },
-      lease,
-      peers: (this.#peers ?? []).map((it) => leaseMessage(it, false)),
-      probes: this.#probes.findings(),
-      pods,
-      objects: this.#objectsMessage(),
-      offloads: this.#dataplane === null ? null : { ...this.#dataplane.offloads },
-      offloadsGivenUp: Object.fromEntries(this.#offloadsGivenUp),
-      counters: { ...this.#dataplane?.counters(), ...refused },
-      dropsPerSecond: this.#cluster.dropsPerSecond,
-    };
-    return { ...status, findings: diagnose(status) };
-  }
-
-  /** Seconds that our lease may still be used; null: there is none, or it has no end. */
-  #endsInS(): number | null {
-    const state = this.#keeper?.state;
-    if (state?.kind !== 'held' || !Number.isFinite(state.deadlineMs)) return null;
-    return Math.round((state.deadlineMs - bootTimeMs()) / 1000);
   }
 
   #routes(): readonly ApiRoute[] {
@@ -1094,7 +814,7 @@ class NodeDaemon {
       node: this.#config.nodeName,
       view: () => this.#view(),
       nodes: () => this.#observation.nodes(),
-      tables: () => this.#published?.tables ?? null,
+      tables: () => this.#objects.inForce,
       place: () => this.#tracePlace(),
     });
     const attachments = () => this.#pods?.attachments ?? [];
@@ -1105,7 +825,7 @@ class NodeDaemon {
         return { store: store(), network, own };
       },
       keeper: () => this.#keeper,
-      endsInS: () => this.#endsInS(),
+      endsInS: () => this.#status.endsInS,
       onReleased: (key) => this.#onReleased(key),
     });
     const live = new LiveTraces({
@@ -1146,7 +866,7 @@ class NodeDaemon {
   #sharedRoutes(): readonly ApiRoute[] {
     return [
       ...this.#observation.routes(),
-      { method: 'GET', path: '/v1/status', answer: () => this.#status() },
+      { method: 'GET', path: '/v1/status', answer: () => this.#status.message() },
     ];
   }
 
@@ -1172,10 +892,6 @@ class NodeDaemon {
     setImmediate(() => this.#end(null));
   }
 }
-
-/** In one line, as the operator finds it. */
-const problemText = ({ place, object, field, reason }: ObjectProblem): string =>
-  [place, object, field, reason].filter((it) => it !== '').join(': ');
 
 /** An address in the form in which it is stored; what is none stays as it is, and is nobody's. */
 function canonical(address: string | null): string | null {

@@ -24,6 +24,14 @@ const LEAST_MTU4 = 576;
 type Addresses = Pick<NodeIdentity, 'publicIp4' | 'publicIp6'>;
 type Families = Pick<NetworkConfig, 'ipv4' | 'ipv6'>;
 
+/** What does not change while the daemon runs. */
+export interface Fixed {
+  readonly network: NetworkConfig;
+  readonly addresses: Addresses;
+  readonly mac: Mac;
+  readonly mtuBytes: number;
+}
+
 /** The network cannot be carried by this node's underlay as it is. */
 export class UnderlayError extends Error {
   override readonly name = 'UnderlayError';
