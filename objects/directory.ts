@@ -11,7 +11,8 @@
  *     empty, unreadable, not YAML, an object not valid ──> told; what was good of it stays
  *     a policy that never was valid ──> told; its stand-in counts
  *
- * @see fs.watch tells of the directory's entries only; the look every rereadEveryMs finds the rest.
+ * @see fs.watch tells which of the directory's entries change, and those are looked at; the look at all of them
+ *      every rereadEveryMs finds the rest.
  */
 import { type FSWatcher, watch } from 'node:fs';
 import { constants, open, readdir, stat } from 'node:fs/promises';
@@ -77,16 +78,19 @@ async function* follow(
 ): AsyncGenerator<ObjectSet, void, undefined> {
   const files = new Files(dir, times, signal);
   using bell = new Bell(dir, times.settleMs, signal);
-  let told = '[]';
+  let lastProblems = '[]';
   let last: ObjectSet | null = null;
+  let allSeenMs = -Infinity;
   while (!signal.aborted) {
     // Before the look, so that what changes during it rings again.
-    await bell.listen();
-    const { waitMs, complete } = await files.look();
+    const told = await bell.listen();
+    const isDue = performance.now() - allSeenMs >= times.rereadEveryMs;
+    if (isDue) allSeenMs = performance.now();
+    const { waitMs, complete } = await files.look(isDue ? null : told);
     const problems = files.problems();
     const text = JSON.stringify(problems);
-    if (text !== told) onProblems(problems);
-    told = text;
+    if (text !== lastProblems) onProblems(problems);
+    lastProblems = text;
     if (last !== null || complete) {
       const set = files.set();
       if (set !== last && !signal.aborted) {
@@ -94,7 +98,8 @@ async function* follow(
         yield set;
       }
     }
-    await bell.rings(Math.min(waitMs, times.rereadEveryMs));
+    const dueInMs = allSeenMs + times.rereadEveryMs - performance.now();
+    await bell.rings(Math.max(Math.min(waitMs, dueInMs), 0));
   }
 }
 
@@ -107,6 +112,8 @@ class Bell {
   /** Which directory is watched: another may stand in its place. */
   #inode = '';
   #rung = false;
+  /** Names that rang since somebody listened; null: any may have. */
+  #told: Set<string> | null = null;
   #wake: (() => void) | null = null;
 
   constructor(dir: string, settleMs: number, signal: AbortSignal) {
@@ -115,25 +122,29 @@ class Bell {
     this.#signal = signal;
   }
 
-  async listen(): Promise<void> {
+  /** @returns what has changed since the last call, as far as was told; null: it may be anything */
+  async listen(): Promise<ReadonlySet<string> | null> {
+    const told = this.#told;
+    this.#told = new Set();
     this.#rung = false;
     const inode = await stat(this.#dir, { bigint: true }).then(
       (it) => `${it.dev}:${it.ino}`,
       // The look that follows says so.
       () => '',
     );
-    if (this.#watcher !== null && inode === this.#inode) return;
+    if (this.#watcher !== null && inode === this.#inode) return told;
     this.#stop();
     this.#inode = inode;
-    if (inode === '') return;
+    if (inode === '') return null;
     try {
-      const watcher = watch(this.#dir, { persistent: false }, () => this.#ring());
+      const watcher = watch(this.#dir, { persistent: false }, (_, name) => this.#ring(name));
       this.#watcher = watcher;
       watcher.on('error', () => this.#stop());
     } catch {
       // Gone this moment, or the kernel has no more watches to give: the next look does without.
       this.#stop();
     }
+    return null;
   }
 
   /** Within `ms`, or when what rings first has been still for settleMs, or when the signal is aborted. */
@@ -160,7 +171,11 @@ class Bell {
     this.#stop();
   }
 
-  #ring(): void {
+  #ring(name: string | null): void {
+    // Where a file is written before it is renamed into its place; `..data` is a ConfigMap's link.
+    if (name !== null && isHidden(name)) return;
+    if (name !== null && isWanted(name)) this.#told?.add(name);
+    else this.#told = null;
     this.#rung = true;
     this.#wake?.();
   }
@@ -171,6 +186,7 @@ class Bell {
   }
 }
 
+const isHidden = (name: string): boolean => /^\.(?!\.)/.test(name);
 const isWanted = (name: string): boolean => /^[^.].*\.(ya?ml|json)$/.test(name);
 
 const codeOf = (error: unknown): string =>
@@ -190,6 +206,9 @@ class Files {
   readonly #signal: AbortSignal;
   readonly #known = new Map<string, KnownFile>();
   #dirProblem: ObjectProblem | null = null;
+  #isListed = false;
+  /** What was not still when it was looked at, or may be gone. */
+  readonly #waiting = new Set<string>();
   readonly #twice = new Map<Kind, readonly ObjectProblem[]>();
   #set: ObjectSet = EMPTY_OBJECTS;
   /** Of these something was read or removed since `set` was made. */
@@ -201,27 +220,44 @@ class Files {
     this.#signal = signal;
   }
 
-  /** @returns when to look again at the latest, and whether every file has been read that can be */
-  async look(): Promise<{ waitMs: number; complete: boolean }> {
-    let names: readonly string[];
-    try {
-      names = (await readdir(this.#dir)).filter(isWanted);
-    } catch (error) {
-      const reason = `cannot be read (${codeOf(error)}); what was read of it before stays`;
-      this.#dirProblem = { place: this.#dir, object: '', field: '', reason };
-      return { waitMs: Infinity, complete: false };
-    }
-    this.#dirProblem = null;
+  /**
+   * @param told  names that may have changed; null: all
+   * @returns when to look again at the latest, and whether every file has been read that can be
+   */
+  async look(
+    told: ReadonlySet<string> | null,
+  ): Promise<{ readonly waitMs: number; readonly complete: boolean }> {
+    const names = told === null || !this.#isListed ? await this.#list() : told;
+    if (names === null) return { waitMs: Infinity, complete: false };
     let waitMs = Infinity;
     let complete = true;
-    for (const name of new Set([...names, ...this.#known.keys()])) {
+    for (const name of new Set([...names, ...this.#waiting])) {
       const wait = await this.#lookAt(name);
-      if (wait === 0) continue;
+      if (wait === 0) {
+        this.#waiting.delete(name);
+        continue;
+      }
+      this.#waiting.add(name);
       waitMs = Math.min(waitMs, wait);
       const known = this.#known.get(name);
       complete &&= known !== undefined && performance.now() - known.restlessMs > RESTLESS_MS;
     }
     return { waitMs, complete };
+  }
+
+  /** All there are, and those there were. */
+  async #list(): Promise<readonly string[] | null> {
+    try {
+      const names = (await readdir(this.#dir)).filter(isWanted);
+      this.#dirProblem = null;
+      this.#isListed = true;
+      return [...names, ...this.#known.keys()];
+    } catch (error) {
+      const reason = `cannot be read (${codeOf(error)}); what was read of it before stays`;
+      this.#dirProblem = { place: this.#dir, object: '', field: '', reason };
+      this.#isListed = false;
+      return null;
+    }
   }
 
   problems(): readonly ObjectProblem[] {
