@@ -4,56 +4,78 @@ import { Partition } from './partition.ts';
 import type { Claim, Matches, Peers } from './peers.ts';
 import { ADDRESS4_WORDS, ADDRESS6_WORDS } from './table.ts';
 
+/** How many of the sorted come before the value. */
+function countBefore<T extends number | bigint>(sorted: ArrayLike<T>, value: T): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle]! < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+const END4 = 2 ** 32;
+const END6 = 1n << 128n;
+
 /** Addresses of both families in ranges that no block tells apart: IPv4's first, then IPv6's. */
 export class Ranges {
-  readonly starts4: readonly bigint[];
-  readonly starts6: readonly bigint[];
+  /** Where they start. */
   readonly words4: Uint32Array;
+  /** The same, four words each. */
   readonly words6: Uint32Array;
   readonly partition: Partition;
+  readonly #starts6: readonly bigint[];
 
   constructor(atoms: ReadonlyMap<string, Matches>) {
-    const starts = { 4: new Set([0n]), 6: new Set([0n]) };
-    const endOf = (block: Cidr): bigint =>
-      BigInt(block.family === 4 ? lastOf(block) : lastOf(block)) + 1n;
+    const starts4 = [0];
+    const starts6 = new Set([0n]);
     for (const { atom } of atoms.values()) {
       if (atom.kind !== 'block') continue;
       for (const block of [atom.cidr, ...atom.except]) {
-        starts[block.family].add(BigInt(block.base)).add(endOf(block));
+        if (block.family === 4) starts4.push(block.base, lastOf(block) + 1);
+        else starts6.add(block.base).add(lastOf(block) + 1n);
       }
     }
-    starts[4].delete(1n << 32n);
-    starts[6].delete(1n << 128n);
-    const sorted = (some: Set<bigint>): bigint[] => [...some].sort((a, b) => (a < b ? -1 : 1));
-    this.starts4 = sorted(starts[4]);
-    this.starts6 = sorted(starts[6]);
-    this.words4 = Uint32Array.from(this.starts4, Number);
+    starts6.delete(END6);
+    this.words4 = Uint32Array.from(
+      Float64Array.from(starts4)
+        .sort()
+        .filter((it, i, all) => it !== all[i - 1] && it !== END4),
+    );
+    this.#starts6 = [...starts6].sort((a, b) => (a < b ? -1 : 1));
     this.words6 = Uint32Array.from(
-      this.starts6.flatMap((it) => [96n, 64n, 32n, 0n].map((by) => it >> by)),
+      this.#starts6.flatMap((it) => [96n, 64n, 32n, 0n].map((by) => it >> by)),
       (it) => Number(it & 0xffffffffn),
     );
-    const count = this.starts4.length + this.starts6.length;
-    this.partition = new Partition(count);
-    const indexes = {
-      4: new Map(this.starts4.map((it, i) => [it, i])),
-      6: new Map(this.starts6.map((it, i) => [it, this.starts4.length + i])),
-    };
-    const ends = { 4: this.starts4.length, 6: count };
-    const span = (block: Cidr): readonly [number, number] => [
-      indexes[block.family].get(BigInt(block.base))!,
-      indexes[block.family].get(endOf(block)) ?? ends[block.family],
-    ];
+    this.partition = new Partition(this.words4.length + this.#starts6.length);
     for (const { atom, index } of atoms.values()) {
       if (atom.kind !== 'block') continue;
       this.partition.begin(index);
-      const except = atom.except.map((it) => span(it)).sort(([a], [b]) => a - b);
-      let [at, end] = span(atom.cidr);
-      // Exceptions lie within the block, and may lie within each other.
-      for (const [from, to] of [...except, [end, end] as const]) {
-        for (; at < from; at++) this.partition.add(at);
-        if (to > at) at = to;
+      let at = this.#firstOf(atom.cidr);
+      const end = this.#endOf(atom.cidr);
+      if (atom.except.length > 0) {
+        const except = atom.except.map((it) => [this.#firstOf(it), this.#endOf(it)] as const);
+        // Exceptions lie within the block, and may lie within each other.
+        for (const [from, to] of except.sort(([a], [b]) => a - b)) {
+          for (; at < from; at++) this.partition.add(at);
+          if (to > at) at = to;
+        }
       }
+      for (; at < end; at++) this.partition.add(at);
     }
+  }
+
+  #firstOf(block: Cidr): number {
+    if (block.family === 4) return countBefore(this.words4, block.base);
+    return this.words4.length + countBefore(this.#starts6, block.base);
+  }
+
+  /** The first that comes after the block. */
+  #endOf(block: Cidr): number {
+    if (block.family === 4) return countBefore(this.words4, lastOf(block) + 1);
+    return this.words4.length + countBefore(this.#starts6, lastOf(block) + 1n);
   }
 
   /** The range that holds the address. */
@@ -70,7 +92,7 @@ export class Ranges {
       if (table[middle * stride + i]! <= words[i]!) low = middle + 1;
       else high = middle;
     }
-    return low - 1 + (is4 ? 0 : this.starts4.length);
+    return low - 1 + (is4 ? 0 : this.words4.length);
   }
 }
 
@@ -119,15 +141,20 @@ export class Addresses {
     this.ranges = ranges;
     const outside = partition.classOf[groups[0]!.index]!;
     const { classOf } = ranges.partition;
-    const { starts4, starts6, words4, words6 } = ranges;
-    const ranges4 = starts4.flatMap((_, i) => [words4[i]!, this.#classOf(outside, classOf[i]!)]);
-    const ranges6 = starts6.flatMap((_, i) => [
-      ...words6.subarray(4 * i, 4 * i + 4),
-      this.#classOf(outside, classOf[starts4.length + i]!),
-    ]);
-    this.ranges4 = Uint32Array.from(ranges4);
-    this.ranges6 = Uint32Array.from(ranges6);
-    const count4 = claims.filter(({ words }) => words.length === 1).length;
+    const { words4, words6 } = ranges;
+    this.ranges4 = new Uint32Array(2 * words4.length);
+    for (let i = 0; i < words4.length; i++) {
+      this.ranges4[2 * i] = words4[i]!;
+      this.ranges4[2 * i + 1] = this.#classOf(outside, classOf[i]!);
+    }
+    const count = words6.length / 4;
+    this.ranges6 = new Uint32Array(5 * count);
+    for (let i = 0; i < count; i++) {
+      this.ranges6.set(words6.subarray(4 * i, 4 * i + 4), 5 * i);
+      this.ranges6[5 * i + 4] = this.#classOf(outside, classOf[words4.length + i]!);
+    }
+    let count4 = 0;
+    for (const { words } of claims) if (words.length === 1) count4++;
     this.addresses4 = scratch.zeros('addresses4', capacityFor(count4) * ADDRESS4_WORDS);
     const count6 = claims.length - count4;
     this.addresses6 = scratch.zeros('addresses6', capacityFor(count6) * ADDRESS6_WORDS);

@@ -36,9 +36,12 @@ export class Matrix {
   readonly #ports: PortClasses;
   readonly #addresses: Addresses;
   readonly #atoms: ReadonlyMap<string, Matches>;
-  /** Offset 0: nothing passes. */
-  readonly #sets: Uint32Array[];
-  readonly #offsets = new Map<string, number>();
+  /** One set behind the other, `#count` of them; the first: nothing passes. */
+  #sets: Uint32Array;
+  #count = 1;
+  /** Of a hash, the set that came last, and of that the one before with the same. */
+  readonly #newest = new Map<number, number>();
+  readonly #older: number[] = [-1];
   /** Thousands of sets are made one after the other, of which few differ. */
   readonly #scratch: readonly [Uint32Array, Uint32Array, Uint32Array];
 
@@ -62,17 +65,14 @@ export class Matrix {
     this.#ports = ports;
     this.#addresses = addresses;
     this.#atoms = atoms;
-    this.#sets = [new Uint32Array(ports.words)];
     const { words } = ports;
+    this.#sets = new Uint32Array(SETS * words);
     this.#scratch = [new Uint32Array(words), new Uint32Array(words), new Uint32Array(words)];
-    this.#offsets.set(this.#sets[0]!.join(), 0);
+    this.#newest.set(hashOf(this.#sets, words), 0);
   }
 
   portSets(): Uint32Array {
-    const { words } = this.#ports;
-    const all = new Uint32Array(this.#sets.length * words);
-    for (const [i, set] of this.#sets.entries()) all.set(set, i * words);
-    return all;
+    return this.#sets.slice(0, this.#count * this.#ports.words);
   }
 
   #classesOfAtoms(): readonly (readonly number[])[] {
@@ -105,17 +105,16 @@ export class Matrix {
   write(subjects: Uint32Array): void {
     const { classes, groupClasses, groups } = this.#addresses;
     const classesOfAtoms = this.#classesOfAtoms();
-    const portsOfClass = Int32Array.from(groupClasses, (it) => groups.rootOf(it));
-    for (const [i, row] of this.#rows.entries()) {
+    const portsOfClass = (): Int32Array => Int32Array.from(groupClasses, (it) => groups.rootOf(it));
+    for (let i = 0; i < this.#rows.length; i++) {
+      const row = this.#rows[i]!;
       const { direction, rules } = row;
       const byPeer = direction === EGRESS && row.hasNames;
-      const partition = new Partition(classes, byPeer ? portsOfClass : undefined);
-      const forAny: number[] = [];
-      for (const [number, { isAnyPeer, atoms }] of rules.entries()) {
-        if (isAnyPeer) {
-          forAny.push(number);
-          continue;
-        }
+      const partition = new Partition(classes, byPeer ? portsOfClass() : undefined);
+      const forAny = this.#forAnyPeer(row);
+      for (let number = 0; number < rules.length; number++) {
+        const { isAnyPeer, atoms } = rules[number]!;
+        if (isAnyPeer) continue;
         partition.begin(number);
         for (const { key } of atoms) {
           for (const it of classesOfAtoms[this.#atoms.get(key)!.index]!) partition.add(it);
@@ -127,8 +126,8 @@ export class Matrix {
         const at = 2 * part + (isSelf ? 1 : 0);
         if (offsets[at] === -1) {
           const ports = byPeer ? this.#ports.portsOf(partition.rootOf(part)) : row.ports;
-          const about = inOrder(partition.causesOf(part), forAny);
-          offsets[at] = this.#intern(this.#portSet(row, about, ports, isSelf));
+          const about = partition.causesOf(part);
+          offsets[at] = this.#intern(this.#portSet(row, about, forAny, ports, isSelf));
         }
         return offsets[at]!;
       };
@@ -146,24 +145,56 @@ export class Matrix {
     }
   }
 
+  #forAnyPeer({ rules, networkAt, baselineAt }: Row): RulesForAny {
+    const admin: number[] = [];
+    const network: number[] = [];
+    const baseline: number[] = [];
+    for (let i = 0; i < rules.length; i++) {
+      if (rules[i]!.isAnyPeer) {
+        (i < networkAt ? admin : i < baselineAt ? network : baseline).push(i);
+      }
+    }
+    const known = new Map<readonly Port[], Uint32Array>();
+    const allowedOf = (ports: readonly Port[]): Uint32Array => {
+      let allowed = known.get(ports);
+      if (allowed === undefined) {
+        allowed = new Uint32Array(this.#ports.words);
+        for (const i of network) join(allowed, this.#ports.bitsOf(rules[i]!, ports));
+        known.set(ports, allowed);
+      }
+      return allowed;
+    };
+    return { admin, allowedOf, baseline };
+  }
+
   /** @param set  is used again */
   #intern(set: Uint32Array): number {
-    const key = set.join();
-    let offset = this.#offsets.get(key);
-    if (offset === undefined) {
-      offset = (this.#sets.push(set.slice()) - 1) * this.#ports.words;
-      this.#offsets.set(key, offset);
+    const { words } = this.#ports;
+    const hash = hashOf(set, words);
+    const newest = this.#newest.get(hash) ?? -1;
+    for (let it = newest; it !== -1; it = this.#older[it]!) {
+      if (isAt(this.#sets, it * words, set)) return it * words;
     }
+    const offset = this.#count * words;
+    if (offset === this.#sets.length) {
+      const more = new Uint32Array(2 * offset);
+      more.set(this.#sets);
+      this.#sets = more;
+    }
+    this.#sets.set(set, offset);
+    this.#newest.set(hash, this.#count++);
+    this.#older.push(newest);
     return offset;
   }
 
   /**
-   * @param about  the row's rules that are about this peer or any, in their order
+   * @param about  the row's rules that are about this peer and not any, in their order
    * @returns until the next call
    */
   #portSet(
     { rules, networkAt, baselineAt, isIsolated }: Row,
     about: readonly number[],
+    forAny: RulesForAny,
     ports: readonly Port[],
     isSelf: boolean,
   ): Uint32Array {
@@ -171,38 +202,65 @@ export class Matrix {
     allowed.fill(0);
     open.set(this.#ports.full);
     passed.fill(0);
-    let isPast = false;
-    for (const i of about) {
-      if (i >= networkAt && !isPast) {
-        isPast = true;
-        join(open, passed);
+    let at = 0;
+    /** One after the other, each for what is still open. */
+    const decide = (end: number, others: readonly number[], pass: Uint32Array): void => {
+      let other = 0;
+      for (;;) {
+        const mine = at < about.length && about[at]! < end ? about[at]! : end;
+        const its = other < others.length ? others[other]! : end;
+        if (mine === end && its === end) return;
+        if (mine < its) at++;
+        else other++;
+        const rule = rules[Math.min(mine, its)]!;
+        const bits = this.#ports.bitsOf(rule, ports);
+        const into = rule.action === 'Accept' ? allowed : pass;
+        for (let w = 0; w < bits.length; w++) {
+          if (rule.action !== 'Deny') into[w]! |= bits[w]! & open[w]!;
+          open[w]! &= ~bits[w]!;
+        }
       }
-      const rule = rules[i]!;
-      const bits = this.#ports.bitsOf(rule, ports);
-      if (i >= networkAt && i < baselineAt) {
-        for (let w = 0; w < bits.length; w++) allowed[w]! |= bits[w]! & open[w]!;
-        continue;
-      }
-      // Baseline decides for pods that no NetworkPolicy isolates.
-      if (i >= baselineAt && isIsolated) break;
-      // Nobody comes after Baseline: what it passes, passes.
-      const into = rule.action === 'Accept' ? allowed : i < networkAt ? passed : allowed;
-      for (let w = 0; w < bits.length; w++) {
-        if (rule.action !== 'Deny') into[w]! |= bits[w]! & open[w]!;
-        open[w]! &= ~bits[w]!;
-      }
+    };
+    decide(networkAt, forAny.admin, passed);
+    join(open, passed);
+    joinWithin(allowed, forAny.allowedOf(ports), open);
+    for (; at < about.length && about[at]! < baselineAt; at++) {
+      joinWithin(allowed, this.#ports.bitsOf(rules[about[at]!]!, ports), open);
     }
-    if (!isPast) join(open, passed);
+    // Baseline decides for pods that no NetworkPolicy isolates. Nobody comes after it: what it passes, passes.
+    if (!isIsolated) decide(rules.length, forAny.baseline, allowed);
     if (!isIsolated || isSelf) join(allowed, open);
     return allowed;
   }
 }
 
-/** Of two lists in ascending order. */
-function inOrder(some: readonly number[], others: readonly number[]): readonly number[] {
-  if (others.length === 0) return some;
-  if (some.length === 0) return others;
-  return [...some, ...others].sort((a, b) => a - b);
+/** A row's rules that are about every peer, in their order. */
+interface RulesForAny {
+  readonly admin: readonly number[];
+  /** What those of NetworkPolicies allow together, of which none comes first. */
+  readonly allowedOf: (ports: readonly Port[]) => Uint32Array;
+  readonly baseline: readonly number[];
+}
+
+/** Sets that there is room for at first. */
+const SETS = 16;
+
+function hashOf(set: Uint32Array, words: number): number {
+  let hash = 0;
+  for (let w = 0; w < words; w++) {
+    hash = Math.imul(hash ^ set[w]!, 0x9e3779b1);
+    hash ^= hash >>> 15;
+  }
+  return hash;
+}
+
+function isAt(all: Uint32Array, offset: number, set: Uint32Array): boolean {
+  for (let w = 0; w < set.length; w++) if (all[offset + w] !== set[w]) return false;
+  return true;
+}
+
+function joinWithin(into: Uint32Array, other: Uint32Array, within: Uint32Array): void {
+  for (let w = 0; w < into.length; w++) into[w]! |= other[w]! & within[w]!;
 }
 
 function join(into: Uint32Array, other: Uint32Array): void {
