@@ -333,13 +333,16 @@ export class PolicyCompiler {
     }
     const rows = new Map<string, Row>();
     const rowsOfGroup = new Map<Group, readonly Row[]>();
-    const rowOf = (group: Group, direction: Row['direction']): Row => {
-      const { namespaceLabels, labels } = group;
-      const isFor = (it: PolicyRules): boolean =>
-        it.directions[direction] !== null && it.selects(namespaceLabels, labels);
-      const tiers = [admin, networkPolicies.get(group.namespace) ?? [], baseline].map((tier) =>
-        tier.filter(isFor),
+    const tiersOf = (group: Group): readonly (readonly PolicyRules[])[] =>
+      [admin, networkPolicies.get(group.namespace) ?? [], baseline].map((tier) =>
+        tier.filter(({ selects }) => selects(group.namespaceLabels, group.labels)),
       );
+    const rowOf = (
+      group: Group,
+      selected: readonly (readonly PolicyRules[])[],
+      direction: Row['direction'],
+    ): Row => {
+      const tiers = selected.map((tier) => tier.filter((it) => it.directions[direction] !== null));
       const [first, second, third] = tiers.map((tier) =>
         tier.flatMap((it) => it.directions[direction] ?? []),
       );
@@ -367,7 +370,8 @@ export class PolicyCompiler {
       const group = groupOfSubject[number]!;
       let pair = rowsOfGroup.get(group);
       if (pair === undefined) {
-        pair = [rowOf(group, INGRESS), rowOf(group, EGRESS)];
+        const selected = tiersOf(group);
+        pair = [rowOf(group, selected, INGRESS), rowOf(group, selected, EGRESS)];
         rowsOfGroup.set(group, pair);
       }
       for (const row of pair) row.subjects.push(subject);
@@ -380,8 +384,10 @@ export class PolicyCompiler {
     const atoms = new Map<string, Matches>();
     const byNamespace = Map.groupBy(groups, ({ namespace }) => namespace);
     for (const { rules } of rows) {
-      for (const { atoms: used } of rules) {
-        for (const atom of used) {
+      for (let r = 0; r < rules.length; r++) {
+        const used = rules[r]!.atoms;
+        for (let a = 0; a < used.length; a++) {
+          const atom = used[a]!;
           if (atoms.has(atom.key)) continue;
           const known = this.#atoms.get(atom.key);
           const matches = known ?? { atom, index: 0, groups: [] };

@@ -116,8 +116,9 @@ export class Matrix {
         const { isAnyPeer, atoms } = rules[number]!;
         if (isAnyPeer) continue;
         partition.begin(number);
-        for (const { key } of atoms) {
-          for (const it of classesOfAtoms[this.#atoms.get(key)!.index]!) partition.add(it);
+        for (let a = 0; a < atoms.length; a++) {
+          const members = classesOfAtoms[this.#atoms.get(atoms[a]!.key)!.index]!;
+          for (let m = 0; m < members.length; m++) partition.add(members[m]!);
         }
       }
       const offsets = new Int32Array(2 * partition.classes).fill(-1);

@@ -11,13 +11,13 @@ export class PortClasses {
   /** What the names that egress rules use mean on a group's pods: the same number, the same ports. */
   readonly portsOfGroup: Int32Array;
   readonly #ports: (readonly Port[])[] = [[]];
-  readonly #bits = new Map<Rule, Uint32Array>();
+  readonly #bits: Uint32Array;
   readonly full: Uint32Array;
 
   constructor(rows: readonly Row[], groups: readonly Group[]) {
-    const starts = new Set([0, PORTS, 2 * PORTS]);
+    const starts = [0, PORTS, 2 * PORTS];
     const mark = (protocol: number, start: number, end: number): void => {
-      starts.add(protocol * PORTS + start).add(protocol * PORTS + end + 1);
+      starts.push(protocol * PORTS + start, protocol * PORTS + end + 1);
     };
     const names = new Set<string>();
     for (const { direction, rules, hasNames, ports } of rows) {
@@ -32,10 +32,12 @@ export class PortClasses {
     this.portsOfGroup = new Int32Array(groups.length);
     if (names.size > 0) this.#nameGroups(groups, names, mark);
     // No port comes after the last.
-    starts.delete(3 * PORTS);
-    this.starts = Uint32Array.from(starts).sort();
+    this.starts = Uint32Array.from(starts)
+      .sort()
+      .filter((it, i, all) => it !== all[i - 1] && it !== 3 * PORTS);
     this.words = (this.starts.length >>> 5) + 1;
     this.full = new Uint32Array(this.words).fill(0xffffffff);
+    this.#bits = new Uint32Array(this.words);
   }
 
   #nameGroups(
@@ -66,31 +68,30 @@ export class PortClasses {
     return this.#ports[number]!;
   }
 
-  #addRange(bits: Uint32Array, protocol: number, start: number, end: number): void {
+  #addRange(protocol: number, start: number, end: number): void {
+    const first = classOfPort(this.starts, protocol * PORTS + start);
     const last = classOfPort(this.starts, protocol * PORTS + end);
-    for (let bit = classOfPort(this.starts, protocol * PORTS + start); bit <= last; bit++) {
-      bits[bit >>> 5]! |= 1 << (bit & 31);
+    for (let w = first >>> 5; w <= last >>> 5; w++) {
+      const from = w === first >>> 5 ? -1 << (first & 31) : -1;
+      const to = w === last >>> 5 ? -1 >>> (31 - (last & 31)) : -1;
+      this.#bits[w]! |= from & to;
     }
   }
 
-  /** @param ports  the destination's */
-  bitsOf(rule: Rule, ports: readonly Port[]): Uint32Array {
-    if (rule.isAnyPort) return this.full;
-    let bits = this.#bits.get(rule);
-    if (bits === undefined) {
-      bits = new Uint32Array(this.words);
-      for (const { protocol, start, end } of rule.ranges) {
-        this.#addRange(bits, protocol, start, end);
-      }
-      this.#bits.set(rule, bits);
-    }
-    if (rule.named.length === 0 || ports.length === 0) return bits;
-    const all = Uint32Array.from(bits);
+  /**
+   * @param ports  the destination's
+   * @returns until the next call
+   */
+  bitsOf({ isAnyPort, ranges, named }: Rule, ports: readonly Port[]): Uint32Array {
+    if (isAnyPort) return this.full;
+    this.#bits.fill(0);
+    for (const { protocol, start, end } of ranges) this.#addRange(protocol, start, end);
+    if (named.length === 0) return this.#bits;
     for (const port of ports) {
-      if (!rule.named.some((it) => isNamed(it, port))) continue;
-      this.#addRange(all, port.protocol, port.number, port.number);
+      if (!named.some((it) => isNamed(it, port))) continue;
+      this.#addRange(port.protocol, port.number, port.number);
     }
-    return all;
+    return this.#bits;
   }
 }
 
