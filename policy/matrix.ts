@@ -104,6 +104,7 @@ export class Matrix {
   /** Writes the entries, and where the subjects find theirs. */
   write(subjects: Uint32Array): void {
     const { classes, groupClasses, groups } = this.#addresses;
+    const { words } = this.#ports;
     const classesOfAtoms = this.#classesOfAtoms();
     const portsOfClass = (): Int32Array => Int32Array.from(groupClasses, (it) => groups.rootOf(it));
     for (let i = 0; i < this.#rows.length; i++) {
@@ -111,7 +112,6 @@ export class Matrix {
       const { direction, rules } = row;
       const byPeer = direction === EGRESS && row.hasNames;
       const partition = new Partition(classes, byPeer ? portsOfClass() : undefined);
-      const forAny = this.#forAnyPeer(row);
       for (let number = 0; number < rules.length; number++) {
         const { isAnyPeer, atoms } = rules[number]!;
         if (isAnyPeer) continue;
@@ -121,14 +121,18 @@ export class Matrix {
           for (let m = 0; m < members.length; m++) partition.add(members[m]!);
         }
       }
+      const portsOf = (part: number): readonly Port[] =>
+        byPeer ? this.#ports.portsOf(partition.rootOf(part)) : row.ports;
+      const network = this.#networkOf(row, partition, portsOf);
+      const isNetworkAll = row.networkAt === 0 && row.baselineAt === rules.length;
       const offsets = new Int32Array(2 * partition.classes).fill(-1);
       const offsetOf = (peerClass: number, isSelf: boolean): number => {
         const part = partition.classOf[peerClass]!;
         const at = 2 * part + (isSelf ? 1 : 0);
         if (offsets[at] === -1) {
-          const ports = byPeer ? this.#ports.portsOf(partition.rootOf(part)) : row.ports;
-          const about = partition.causesOf(part);
-          offsets[at] = this.#intern(this.#portSet(row, about, forAny, ports, isSelf));
+          const about = isNetworkAll ? NONE : partition.causesOf(part);
+          const allowed = network.subarray(part * words, (part + 1) * words);
+          offsets[at] = this.#intern(this.#portSet(row, about, allowed, portsOf(part), isSelf));
         }
         return offsets[at]!;
       };
@@ -146,26 +150,33 @@ export class Matrix {
     }
   }
 
-  #forAnyPeer({ rules, networkAt, baselineAt }: Row): RulesForAny {
-    const admin: number[] = [];
-    const network: number[] = [];
-    const baseline: number[] = [];
-    for (let i = 0; i < rules.length; i++) {
-      if (rules[i]!.isAnyPeer) {
-        (i < networkAt ? admin : i < baselineAt ? network : baseline).push(i);
+  /**
+   * What NetworkPolicies allow of each part: what they allow of the one from which it was parted, and what the
+   * rule does by which it was. None of them comes before another, so each rule is looked at once for a part.
+   */
+  #networkOf(
+    { rules, networkAt, baselineAt }: Row,
+    partition: Partition,
+    portsOf: (part: number) => readonly Port[],
+  ): Uint32Array {
+    const { words } = this.#ports;
+    const network = new Uint32Array(partition.classes * words);
+    for (let part = 0; part < partition.classes; part++) {
+      const parent = partition.parentOf(part);
+      const into = network.subarray(part * words, (part + 1) * words);
+      if (parent === -1) {
+        for (let i = networkAt; i < baselineAt; i++) {
+          if (rules[i]!.isAnyPeer) join(into, this.#ports.bitsOf(rules[i]!, portsOf(part)));
+        }
+        continue;
+      }
+      network.copyWithin(part * words, parent * words, (parent + 1) * words);
+      const cause = partition.causeOf(part);
+      if (cause >= networkAt && cause < baselineAt) {
+        join(into, this.#ports.bitsOf(rules[cause]!, portsOf(part)));
       }
     }
-    const known = new Map<readonly Port[], Uint32Array>();
-    const allowedOf = (ports: readonly Port[]): Uint32Array => {
-      let allowed = known.get(ports);
-      if (allowed === undefined) {
-        allowed = new Uint32Array(this.#ports.words);
-        for (const i of network) join(allowed, this.#ports.bitsOf(rules[i]!, ports));
-        known.set(ports, allowed);
-      }
-      return allowed;
-    };
-    return { admin, allowedOf, baseline };
+    return network;
   }
 
   /** @param set  is used again */
@@ -189,13 +200,14 @@ export class Matrix {
   }
 
   /**
-   * @param about  the row's rules that are about this peer and not any, in their order
+   * @param about    the row's rules that are about this peer and not any, in their order
+   * @param network  what NetworkPolicies allow
    * @returns until the next call
    */
   #portSet(
     { rules, networkAt, baselineAt, isIsolated }: Row,
     about: readonly number[],
-    forAny: RulesForAny,
+    network: Uint32Array,
     ports: readonly Port[],
     isSelf: boolean,
   ): Uint32Array {
@@ -203,17 +215,13 @@ export class Matrix {
     allowed.fill(0);
     open.set(this.#ports.full);
     passed.fill(0);
-    let at = 0;
     /** One after the other, each for what is still open. */
-    const decide = (end: number, others: readonly number[], pass: Uint32Array): void => {
-      let other = 0;
-      for (;;) {
-        const mine = at < about.length && about[at]! < end ? about[at]! : end;
-        const its = other < others.length ? others[other]! : end;
-        if (mine === end && its === end) return;
-        if (mine < its) at++;
-        else other++;
-        const rule = rules[Math.min(mine, its)]!;
+    const decide = (from: number, end: number, pass: Uint32Array): void => {
+      let at = 0;
+      for (let i = from; i < end; i++) {
+        const rule = rules[i]!;
+        while (at < about.length && about[at]! < i) at++;
+        if (!rule.isAnyPeer && about[at] !== i) continue;
         const bits = this.#ports.bitsOf(rule, ports);
         const into = rule.action === 'Accept' ? allowed : pass;
         for (let w = 0; w < bits.length; w++) {
@@ -222,26 +230,17 @@ export class Matrix {
         }
       }
     };
-    decide(networkAt, forAny.admin, passed);
+    decide(0, networkAt, passed);
     join(open, passed);
-    joinWithin(allowed, forAny.allowedOf(ports), open);
-    for (; at < about.length && about[at]! < baselineAt; at++) {
-      joinWithin(allowed, this.#ports.bitsOf(rules[about[at]!]!, ports), open);
-    }
+    for (let w = 0; w < open.length; w++) allowed[w]! |= network[w]! & open[w]!;
     // Baseline decides for pods that no NetworkPolicy isolates. Nobody comes after it: what it passes, passes.
-    if (!isIsolated) decide(rules.length, forAny.baseline, allowed);
+    if (!isIsolated) decide(baselineAt, rules.length, allowed);
     if (!isIsolated || isSelf) join(allowed, open);
     return allowed;
   }
 }
 
-/** A row's rules that are about every peer, in their order. */
-interface RulesForAny {
-  readonly admin: readonly number[];
-  /** What those of NetworkPolicies allow together, of which none comes first. */
-  readonly allowedOf: (ports: readonly Port[]) => Uint32Array;
-  readonly baseline: readonly number[];
-}
+const NONE: readonly number[] = [];
 
 /** Sets that there is room for at first. */
 const SETS = 16;
@@ -258,10 +257,6 @@ function hashOf(set: Uint32Array, words: number): number {
 function isAt(all: Uint32Array, offset: number, set: Uint32Array): boolean {
   for (let w = 0; w < set.length; w++) if (all[offset + w] !== set[w]) return false;
   return true;
-}
-
-function joinWithin(into: Uint32Array, other: Uint32Array, within: Uint32Array): void {
-  for (let w = 0; w < into.length; w++) into[w]! |= other[w]! & within[w]!;
 }
 
 function join(into: Uint32Array, other: Uint32Array): void {

@@ -48,6 +48,16 @@ export class Partition {
     this.classOf[member] = this.#parts[old]!;
   }
 
+  /** The class that this one was parted from, of a lower number; -1: it was there at the beginning. */
+  parentOf(it: number): number {
+    return this.#parents[it]!;
+  }
+
+  /** The set by which it was parted: its members are in that one and in those that its parent's are in. */
+  causeOf(it: number): number {
+    return this.#causes[it]!;
+  }
+
   /** The sets that a class's members are in, in the order they came. */
   causesOf(it: number): number[] {
     const causes: number[] = [];
