@@ -22,6 +22,7 @@ import { type NodeView, ObjectTables, type Tables, compileTables } from './objec
 import { podsOfAttachments } from './own-pods.ts';
 import type { Pods } from './pods.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
+import { Tidy } from './tidy.ts';
 import { Told } from './told.ts';
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
@@ -59,10 +60,12 @@ export class NodeObjects implements AsyncDisposable {
   /** What the sources could not make sense of, by source. */
   readonly #problems = new Map<string, readonly ObjectProblem[]>();
   readonly #told: Told<string>;
+  readonly #tidy: Tidy;
 
   constructor(options: NodeObjectsOptions) {
     const { config, log } = options;
     this.#options = options;
+    this.#tidy = new Tidy({ log });
     this.#told = new Told((problem) => log.warn({ problem }, 'an object is not as it should be'));
     this.#tables =
       config.maxFlows === 0
@@ -164,6 +167,7 @@ export class NodeObjects implements AsyncDisposable {
     if (this.#inForce === tables) return;
     this.#inForce = tables;
     this.#tell();
+    this.#tidy.changed();
   }
 
   get inForce(): Tables | null {
@@ -200,6 +204,7 @@ export class NodeObjects implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#tidy[Symbol.dispose]();
     this.#netlink[Symbol.dispose]();
     await this.#retainedFile?.idle();
   }

@@ -1,0 +1,63 @@
+/**
+ * Collects the engine's garbage when nothing changes. The engine does it while it allocates, which is when policies
+ * and Services change: of a large set that takes tenths of a second, and the change would wait.
+ */
+import { getHeapStatistics } from 'node:v8';
+import type { Log } from './log.ts';
+
+/** So long after the last change is quiet. */
+const QUIET_MS = 1_000;
+/** Less garbage is not worth the time. */
+const GARBAGE_BYTES = 12 * 2 ** 20;
+
+export interface TidyOptions {
+  readonly log: Log;
+  /** Null: the engine was started without `--expose-gc`, as bin/weft starts it, and is left alone. */
+  readonly collect?: (() => void) | null;
+  /** Used bytes of the engine's heap. */
+  readonly usedBytes?: () => number;
+  readonly quietMs?: number;
+}
+
+export class Tidy implements Disposable {
+  readonly #options: Required<TidyOptions>;
+  #timer: NodeJS.Timeout | null = null;
+  /** What was left by the last collection. */
+  #leftBytes = 0;
+
+  constructor(options: TidyOptions) {
+    this.#options = {
+      collect: globalThis.gc === undefined ? null : () => globalThis.gc?.(),
+      usedBytes: () => getHeapStatistics().used_heap_size,
+      quietMs: QUIET_MS,
+      ...options,
+    };
+  }
+
+  /** Something changed now, and has left garbage. */
+  changed(): void {
+    if (this.#options.collect === null) return;
+    if (this.#timer === null) {
+      this.#timer = setTimeout(() => this.#tidy(), this.#options.quietMs);
+    } else this.#timer.refresh();
+  }
+
+  #tidy(): void {
+    this.#timer = null;
+    const { log, collect, usedBytes } = this.#options;
+    const before = usedBytes();
+    // The engine has collected since then, or nothing was left behind.
+    this.#leftBytes = Math.min(this.#leftBytes, before);
+    if (before - this.#leftBytes < GARBAGE_BYTES) return;
+    const startMs = performance.now();
+    collect?.();
+    this.#leftBytes = usedBytes();
+    const tookMs = Math.round(performance.now() - startMs);
+    log.debug({ before, after: this.#leftBytes, tookMs }, 'collected garbage');
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+}
