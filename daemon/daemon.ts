@@ -4,11 +4,12 @@
  * Afterwards every event only marks the state dirty, and one loop brings packet path and host to what
  * the state says.
  */
-import { type LeaseKeeper, type LeaseState, bootTimeMs, keepLease } from '../ipam/lease-keeper.ts';
+import { type LeaseKeeper, type LeaseState, keepLease } from '../ipam/lease-keeper.ts';
 import { watchPeers } from '../ipam/peers.ts';
 import { openPodFile } from '../ipam/pod-file.ts';
 import { readSubnetFile, writeSubnetFile } from '../ipam/subnet-file.ts';
 import type { NetworkConfig, NodeLease } from '../ipam/types.ts';
+import { bootTimeMs } from '../linux/clock.ts';
 import { readTable } from '../linux/nft.ts';
 import type { Dataplane, DataplaneEvent, OverlayState } from '../overlay/types.ts';
 import { type Store, StoreError } from '../store/store.ts';

@@ -3,7 +3,7 @@
  * asked for or due, or over its pods alone. Who waits for a pod waits for little, and shares a pass with others.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { bootTimeMs } from '../ipam/lease-keeper.ts';
+import { bootTimeMs } from '../linux/clock.ts';
 import type { Log } from './log.ts';
 import type { PodHostResult } from './pod-host.ts';
 

@@ -1,6 +1,7 @@
 /** How this node is, as those who watch it are told: by `weft status`, health checks, metrics and other nodes. */
-import { type LeaseKeeper, bootTimeMs } from '../ipam/lease-keeper.ts';
+import type { LeaseKeeper } from '../ipam/lease-keeper.ts';
 import type { NodeLease } from '../ipam/types.ts';
+import { bootTimeMs } from '../linux/clock.ts';
 import { readTable } from '../linux/nft.ts';
 import type { Dataplane } from '../overlay/types.ts';
 import type { ClusterNode, NodeState } from './cluster-node.ts';

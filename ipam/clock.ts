@@ -1,5 +1,5 @@
 /** Time that only goes forward. */
-import { uptime } from 'node:os';
+import { bootTimeMs } from '../linux/clock.ts';
 
 export interface Clock {
   /** Monotonic milliseconds. */
@@ -8,15 +8,10 @@ export interface Clock {
   sleep(ms: number, signal: AbortSignal): Promise<void>;
 }
 
-/**
- * Milliseconds since boot, time asleep included, which Node's own timers do not count: a suspended
- * machine must not wake up believing that its lease still stands. Resolution 10 ms.
- */
-export const bootTimeMs = (): number => uptime() * 1000;
-
 /** Short enough that a sleep which began before a suspension ends soon after it. */
 const LONGEST_SLEEP_MS = 30_000;
 
+/** A suspended machine must not wake up believing that its lease still stands. */
 export const bootClock: Clock = {
   now: bootTimeMs,
   async sleep(ms, signal) {

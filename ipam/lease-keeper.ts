@@ -27,8 +27,6 @@ import { planAcquire } from './plan.ts';
 import { type SubnetEntry, subnetReader, subnetsPrefix } from './subnets.ts';
 import type { NetworkConfig, NodeIdentity, NodeLease } from './types.ts';
 
-export { bootTimeMs } from './clock.ts';
-
 /** The subnet may be another node's from now on. The message says why. */
 export class LeaseLostError extends Error {
   readonly code = 'ERR_LEASE_LOST';

@@ -70,6 +70,7 @@ export const recvmmsg = bind<
 >('int recvmmsg(int, uintptr_t, unsigned int, int, uintptr_t)');
 export const eventfd = bind<[initial: number, flags: number]>('int eventfd(unsigned int, int)');
 export const schedYield = bind<[]>('int sched_yield()');
+export const clockGettime = bind<[clock: number, at: number]>('int clock_gettime(int, uintptr_t)');
 export const setns = bind<[fd: number, type: number]>('int setns(int, int)');
 export const mmap = bind<
   [at: number, bytes: number, protection: number, flags: number, fd: number, offset: number]

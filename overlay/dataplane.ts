@@ -4,7 +4,7 @@
  */
 import { closeSync, readFileSync, writeSync } from 'node:fs';
 import { MessageChannel, Worker } from 'node:worker_threads';
-import { bootTimeMs } from '../ipam/clock.ts';
+import { bootTimeMs } from '../linux/clock.ts';
 import { SystemCallError } from '../linux/errno.ts';
 import { errno, eventfd } from '../linux/libc.ts';
 import { type TunnelTap, openTun, openTunnelTap, setUp } from '../linux/tun.ts';

@@ -18,7 +18,7 @@ import {
   rmSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { bootTimeMs } from '../ipam/clock.ts';
+import { bootTimeS } from '../linux/clock.ts';
 import { EAGAIN, SystemCallError } from '../linux/errno.ts';
 import { errno, flock } from '../linux/libc.ts';
 import { HUGE_PAGE_BYTES, collapse, mapShared, reserve } from '../linux/mapping.ts';
@@ -259,8 +259,6 @@ export function closeFlowMemory(memory: FlowMemory): void {
   flock(memory.fd, LOCK_UN);
   closeSync(memory.fd);
 }
-
-const bootTimeS = (): number => Math.floor(bootTimeMs() / 1000);
 
 /** What an entry in use says of itself holds: nothing of it was left half written. */
 function isSound(store: FlowStore, at: number, nowS: number): boolean {

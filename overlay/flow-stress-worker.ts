@@ -2,8 +2,8 @@
  * Inserts, removes and looks up flows as fast as it can: as a thread beside others, for a number of rounds;
  * as a process, until it is killed. For flow-memory.test.ts.
  */
-import { uptime } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
+import { bootTimeS } from '../linux/clock.ts';
 import { type FlowMemory, openFlowMemory } from './flow-memory.ts';
 import {
   FLOW_DST_ORIG,
@@ -88,7 +88,7 @@ const view = new DataView(new ArrayBuffer(64));
 if (parentPort === null) {
   const [path, maxFlows] = process.argv.slice(2);
   const table = createFlowTable(view, openFlowMemory(path!, Number(maxFlows)));
-  table.setNow(Math.floor(uptime()));
+  table.setNow(bootTimeS());
   process.send!('begun');
   // The pipe to the parent is written before the first round, not between rounds.
   setImmediate(() => {

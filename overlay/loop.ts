@@ -4,7 +4,7 @@
  * Runs per packet: no await, no allocation, no throw.
  * Not per packet: onGsoRefused.
  */
-import { bootTimeMs } from '../ipam/clock.ts';
+import { bootTimeS } from '../linux/clock.ts';
 import { type Arena, createArena } from '../linux/arena.ts';
 import { describeErrno } from '../linux/errno.ts';
 import { errno, poll, readv, schedYield } from '../linux/libc.ts';
@@ -420,7 +420,7 @@ export function createLoop(options: LoopOptions): Loop {
     }
     if (wait(timeoutMs) <= 0) return false;
     counters[Counter.wakeups]!++;
-    table?.setNow(Math.floor(bootTimeMs() / 1000));
+    table?.setNow(bootTimeS());
     events?.begin();
     capture?.begin();
     const tun = readyAt(0);
