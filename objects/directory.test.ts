@@ -134,6 +134,23 @@ test('what has not changed is the same object, in the same map', async (t) => {
   t.is(after?.nodes, before?.nodes);
 });
 
+test('an object that stands in a later file, too, changes there', async (t) => {
+  const { dir } = t.context;
+  await writeFile(join(dir, 'a.yaml'), pods('x', 'y'));
+  await writeFile(join(dir, 'b.yaml'), pods('x'));
+  await using watched = new Watched(dir);
+  await watched.until(t, 'x y');
+  // Of what changes in the first file only y counts.
+  await writeFile(join(dir, 'a.yaml'), `${pod('x', 'b')}---\n${pod('y', 'b')}`);
+  await watched.until(t, 'x y!');
+  await writeFile(join(dir, 'b.yaml'), pod('x', 'b'));
+  await watched.until(t, 'x! y!');
+  await writeFile(join(dir, 'b.yaml'), pod('x'));
+  await watched.until(t, 'x y!');
+  await rm(join(dir, 'b.yaml'));
+  await watched.until(t, 'x! y!');
+});
+
 test('written again as it was: no new set', async (t) => {
   const { dir } = t.context;
   await writeFile(join(dir, 'a.yaml'), pods('a'));

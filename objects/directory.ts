@@ -19,7 +19,7 @@ import { constants, open, readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { type ContentsEntry, readContents } from './contents.ts';
 import { isIgnored } from './parse.ts';
-import { withKind } from './set.ts';
+import { withChanged, withKind } from './set.ts';
 import {
   EMPTY_OBJECTS,
   type Kind,
@@ -213,6 +213,10 @@ class Files {
   #set: ObjectSet = EMPTY_OBJECTS;
   /** Of these something was read or removed since `set` was made. */
   readonly #dirty = new Set<Kind>();
+  /** Of the others: what has other contents since then, and its file. */
+  readonly #changed = new Map<Kind, (readonly [string, ContentsEntry])[]>();
+  /** The file whose object of a name counts. */
+  readonly #owners = new Map<Kind, ReadonlyMap<string, string>>();
 
   constructor(dir: string, times: DirectoryTimes, signal: AbortSignal) {
     this.#dir = dir;
@@ -268,6 +272,17 @@ class Files {
   }
 
   set(): ObjectSet {
+    for (const [kind, changed] of this.#changed) {
+      if (this.#dirty.has(kind)) continue;
+      const owners = this.#owners.get(kind);
+      const counts = changed.filter(([file, { name }]) => owners?.get(name) === file);
+      this.#set = withChanged(
+        this.#set,
+        kind,
+        counts.map(([, { object }]) => object),
+      );
+    }
+    this.#changed.clear();
     for (const kind of this.#dirty) {
       const owners = new Map<string, string>();
       const twice: ObjectProblem[] = [];
@@ -279,6 +294,7 @@ class Files {
           return object;
         }),
       );
+      this.#owners.set(kind, owners);
       this.#twice.set(kind, twice);
       this.#set = withKind(this.#set, kind, objects);
     }
@@ -286,10 +302,18 @@ class Files {
     return this.#set;
   }
 
-  #replace(file: KnownFile, entries: Entries): void {
+  #replace(name: string, file: KnownFile, entries: Entries): void {
     const kinds = Map.groupBy(entries.values(), ({ object }) => object.kind);
     for (const kind of new Set([...kinds.keys(), ...file.kinds.keys()])) {
-      if (!isSame(kinds.get(kind), file.kinds.get(kind))) this.#dirty.add(kind);
+      const now = kinds.get(kind) ?? [];
+      const before = file.kinds.get(kind) ?? [];
+      if (isSame(now, before)) continue;
+      // Thousands of others of the kind stay as and where they are.
+      if (!isSame(now.map(nameOfEntry), before.map(nameOfEntry))) this.#dirty.add(kind);
+      else {
+        const changed = now.filter((it, i) => it !== before[i]).map((it) => [name, it] as const);
+        this.#changed.set(kind, [...(this.#changed.get(kind) ?? []), ...changed]);
+      }
     }
     file.entries = entries;
     file.kinds = kinds;
@@ -337,7 +361,7 @@ class Files {
     known.goneMs ??= now;
     const leftMs = known.goneMs + this.#times.graceMs - now;
     if (leftMs > 0) return leftMs;
-    this.#replace(known, new Map());
+    this.#replace(name, known, new Map());
     this.#known.delete(name);
     return 0;
   }
@@ -381,7 +405,7 @@ class Files {
     if (lost && stillMs < this.#times.graceMs) return this.#times.graceMs - stillMs;
     file.signature = file.seen;
     file.problems = told;
-    this.#replace(file, entries);
+    this.#replace(name, file, entries);
     return 0;
   }
 
@@ -409,6 +433,8 @@ class Files {
     return 0;
   }
 }
+
+const nameOfEntry = ({ name }: ContentsEntry): string => name;
 
 const isSame = (a: readonly unknown[] = [], b: readonly unknown[] = []): boolean =>
   a.length === b.length && a.every((it, i) => it === b[i]);

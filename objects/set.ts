@@ -85,6 +85,14 @@ export function withKind(set: ObjectSet, kind: Kind, objects: Iterable<WeftObjec
   return sameMap(before, after) === before ? set : { ...set, [MAPS[kind]]: after };
 }
 
+/** With these instead of objects of the kind that have their names and are there; the last of a name counts. */
+export function withChanged(set: ObjectSet, kind: Kind, objects: readonly WeftObject[]): ObjectSet {
+  if (objects.length === 0) return set;
+  const after = new Map<string, WeftObject>(set[MAPS[kind]]);
+  for (const it of objects) after.set(nameOf(it), it);
+  return { ...set, [MAPS[kind]]: after };
+}
+
 /** A Namespace object that says what is true of it anyway: its name, as a label. */
 export function withNameLabel(namespace: Namespace): Namespace {
   const { metadata } = namespace;
