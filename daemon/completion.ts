@@ -2,7 +2,6 @@
  * Completion by the shell's Tab: `weft completion bash` prints a function that asks `weft __complete WORD...` for
  * each Tab. Commands and options come from yargs, names of pods, Services and namespaces from the daemon.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObjectsMessage } from './messages.ts';
 import type { Ask } from './object-commands.ts';
 import { KINDS } from './object-keys.ts';
@@ -136,12 +135,12 @@ export async function valuesOf(
   if (kinds === undefined && !Object.hasOwn(FIXED, option)) return null;
   let found = FIXED[option] ?? [];
   if (kinds !== undefined) {
-    const answered = new AbortController();
-    const late = sleep<string[]>(NAMES_WITHIN_MS, [], { signal: answered.signal });
+    const late = Promise.withResolvers<readonly string[]>();
+    const timer = setTimeout(() => late.resolve([]), NAMES_WITHIN_MS);
     // No daemon: no names.
     const names = namesOf(kinds, option, ask).catch(() => []);
-    found = await Promise.race([names.finally(() => answered.abort()), late]);
-    late.catch(() => []);
+    found = await Promise.race([names, late.promise]);
+    clearTimeout(timer);
   }
   return [...new Set(found)].filter((it) => it.startsWith(current) && isPlain(it)).toSorted();
 }

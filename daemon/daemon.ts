@@ -22,7 +22,6 @@ import { prepareDataplane } from '../overlay/dataplane.ts';
 import { PLAIN_OVERLAY } from '../overlay/snapshot.ts';
 import { NodeObjects } from './node-objects.ts';
 import { type NodeParts, NodeStatus } from './node-status.ts';
-import type { Tables } from './objects.ts';
 import { listenForHealth } from './health.ts';
 import { HealthCheckServers } from './health-checks.ts';
 import { ServiceHost } from './service-host.ts';
@@ -144,7 +143,6 @@ class NodeDaemon {
     readonly held: boolean;
     readonly peers: readonly NodeLease[];
     readonly pods: Pods['addresses'];
-    readonly tables: Tables | null;
     readonly nodeAddresses: readonly IpAddress[];
   } | null = null;
 
@@ -599,12 +597,13 @@ class NodeDaemon {
     if (this.#objects.areFollowed && tables === null) return;
     const last = this.#published;
     const isSame = last?.lease === lease && last.held === held && last.peers === peers;
-    const knowsAll = last?.tables === tables && last.nodeAddresses === nodeAddresses;
+    const isInForce = this.#objects.inForce === tables;
+    const knowsAll = isInForce && last?.nodeAddresses === nodeAddresses;
     // A publication makes the packet path forget what it learned: none without a change.
     if (isSame && knowsAll && last.pods === pods) return;
-    this.#published = { lease, held, peers, pods, tables, nodeAddresses };
+    this.#published = { lease, held, peers, pods, nodeAddresses };
     this.#objects.inForceAre(tables);
-    if (last?.tables !== tables) void this.#updateHealthChecks();
+    if (!isInForce) void this.#updateHealthChecks();
     const { address4, address6 } = this.#underlay;
     const { addresses } = fixed;
     this.#overlay = overlayState({

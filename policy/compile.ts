@@ -384,6 +384,7 @@ export class PolicyCompiler {
     const atoms = new Map<string, Matches>();
     const byNamespace = Map.groupBy(groups, ({ namespace }) => namespace);
     for (const { rules } of rows) {
+      // By number: what iterates over thousands of lists is garbage, at each change.
       for (let r = 0; r < rules.length; r++) {
         const used = rules[r]!.atoms;
         for (let a = 0; a < used.length; a++) {

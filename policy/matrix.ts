@@ -1,5 +1,6 @@
 /** What passes: for each row, the pods that the same policies select, and each class of addresses, a set of ports. */
 import type { Addresses } from './addresses.ts';
+import { BitSets } from './bit-sets.ts';
 import { Partition } from './partition.ts';
 import type { Matches, Port, Subject } from './peers.ts';
 import type { PortClasses } from './port-classes.ts';
@@ -36,13 +37,8 @@ export class Matrix {
   readonly #ports: PortClasses;
   readonly #addresses: Addresses;
   readonly #atoms: ReadonlyMap<string, Matches>;
-  /** One set behind the other, `#count` of them; the first: nothing passes. */
-  #sets: Uint32Array;
-  #count = 1;
-  /** Of a hash, the set that came last, and of that the one before with the same. */
-  readonly #newest = new Map<number, number>();
-  readonly #older: number[] = [-1];
-  /** Thousands of sets are made one after the other, of which few differ. */
+  /** Of ports; the empty one: nothing passes. */
+  readonly #sets: BitSets;
   readonly #scratch: readonly [Uint32Array, Uint32Array, Uint32Array];
 
   /** @throws PolicySizeError */
@@ -66,13 +62,12 @@ export class Matrix {
     this.#addresses = addresses;
     this.#atoms = atoms;
     const { words } = ports;
-    this.#sets = new Uint32Array(SETS * words);
+    this.#sets = new BitSets(words);
     this.#scratch = [new Uint32Array(words), new Uint32Array(words), new Uint32Array(words)];
-    this.#newest.set(hashOf(this.#sets, words), 0);
   }
 
   portSets(): Uint32Array {
-    return this.#sets.slice(0, this.#count * this.#ports.words);
+    return this.#sets.all();
   }
 
   #classesOfAtoms(): readonly (readonly number[])[] {
@@ -104,7 +99,6 @@ export class Matrix {
   /** Writes the entries, and where the subjects find theirs. */
   write(subjects: Uint32Array): void {
     const { classes, groupClasses, groups } = this.#addresses;
-    const { words } = this.#ports;
     const classesOfAtoms = this.#classesOfAtoms();
     const portsOfClass = (): Int32Array => Int32Array.from(groupClasses, (it) => groups.rootOf(it));
     for (let i = 0; i < this.#rows.length; i++) {
@@ -123,7 +117,7 @@ export class Matrix {
       }
       const portsOf = (part: number): readonly Port[] =>
         byPeer ? this.#ports.portsOf(partition.rootOf(part)) : row.ports;
-      const network = this.#networkOf(row, partition, portsOf);
+      const networkOf = this.#networkOf(row, partition, portsOf);
       const isNetworkAll = row.networkAt === 0 && row.baselineAt === rules.length;
       const offsets = new Int32Array(2 * partition.classes).fill(-1);
       const offsetOf = (peerClass: number, isSelf: boolean): number => {
@@ -131,8 +125,8 @@ export class Matrix {
         const at = 2 * part + (isSelf ? 1 : 0);
         if (offsets[at] === -1) {
           const about = isNetworkAll ? NONE : partition.causesOf(part);
-          const allowed = network.subarray(part * words, (part + 1) * words);
-          offsets[at] = this.#intern(this.#portSet(row, about, allowed, portsOf(part), isSelf));
+          const set = this.#portSet(row, about, networkOf(part), portsOf(part), isSelf);
+          offsets[at] = this.#sets.intern(set);
         }
         return offsets[at]!;
       };
@@ -153,50 +147,34 @@ export class Matrix {
   /**
    * What NetworkPolicies allow of each part: what they allow of the one from which it was parted, and what the
    * rule does by which it was. None of them comes before another, so each rule is looked at once for a part.
+   * @returns of a part, until the next
    */
   #networkOf(
     { rules, networkAt, baselineAt }: Row,
     partition: Partition,
     portsOf: (part: number) => readonly Port[],
-  ): Uint32Array {
-    const { words } = this.#ports;
-    const network = new Uint32Array(partition.classes * words);
+  ): (part: number) => Uint32Array {
+    const sets = new BitSets(this.#ports.words);
+    // Parts may be as many as rules times classes, most of them empty by now: a number each.
+    const offsets = new Int32Array(partition.classes);
+    const [allowed] = this.#scratch;
+    const forAny = rules.slice(networkAt, baselineAt).filter((it) => it.isAnyPeer);
     for (let part = 0; part < partition.classes; part++) {
       const parent = partition.parentOf(part);
-      const into = network.subarray(part * words, (part + 1) * words);
       if (parent === -1) {
-        for (let i = networkAt; i < baselineAt; i++) {
-          if (rules[i]!.isAnyPeer) join(into, this.#ports.bitsOf(rules[i]!, portsOf(part)));
-        }
+        allowed.fill(0);
+        for (const rule of forAny) join(allowed, this.#ports.bitsOf(rule, portsOf(part)));
+        offsets[part] = sets.intern(allowed);
         continue;
       }
-      network.copyWithin(part * words, parent * words, (parent + 1) * words);
+      offsets[part] = offsets[parent]!;
       const cause = partition.causeOf(part);
-      if (cause >= networkAt && cause < baselineAt) {
-        join(into, this.#ports.bitsOf(rules[cause]!, portsOf(part)));
-      }
+      if (cause < networkAt || cause >= baselineAt) continue;
+      allowed.set(sets.at(offsets[part]!));
+      join(allowed, this.#ports.bitsOf(rules[cause]!, portsOf(part)));
+      offsets[part] = sets.intern(allowed);
     }
-    return network;
-  }
-
-  /** @param set  is used again */
-  #intern(set: Uint32Array): number {
-    const { words } = this.#ports;
-    const hash = hashOf(set, words);
-    const newest = this.#newest.get(hash) ?? -1;
-    for (let it = newest; it !== -1; it = this.#older[it]!) {
-      if (isAt(this.#sets, it * words, set)) return it * words;
-    }
-    const offset = this.#count * words;
-    if (offset === this.#sets.length) {
-      const more = new Uint32Array(2 * offset);
-      more.set(this.#sets);
-      this.#sets = more;
-    }
-    this.#sets.set(set, offset);
-    this.#newest.set(hash, this.#count++);
-    this.#older.push(newest);
-    return offset;
+    return (part) => sets.at(offsets[part]!);
   }
 
   /**
@@ -241,23 +219,6 @@ export class Matrix {
 }
 
 const NONE: readonly number[] = [];
-
-/** Sets that there is room for at first. */
-const SETS = 16;
-
-function hashOf(set: Uint32Array, words: number): number {
-  let hash = 0;
-  for (let w = 0; w < words; w++) {
-    hash = Math.imul(hash ^ set[w]!, 0x9e3779b1);
-    hash ^= hash >>> 15;
-  }
-  return hash;
-}
-
-function isAt(all: Uint32Array, offset: number, set: Uint32Array): boolean {
-  for (let w = 0; w < set.length; w++) if (all[offset + w] !== set[w]) return false;
-  return true;
-}
 
 function join(into: Uint32Array, other: Uint32Array): void {
   for (let w = 0; w < into.length; w++) into[w]! |= other[w]!;

@@ -10,7 +10,7 @@ const QUIET_MS = 1_000;
 /** Less garbage is not worth the time. */
 const GARBAGE_BYTES = 12 * 2 ** 20;
 
-export interface TidyOptions {
+export interface QuietCollectorOptions {
   readonly log: Log;
   /** Null: the engine was started without `--expose-gc`, as bin/weft starts it, and is left alone. */
   readonly collect?: (() => void) | null;
@@ -19,13 +19,13 @@ export interface TidyOptions {
   readonly quietMs?: number;
 }
 
-export class Tidy implements Disposable {
-  readonly #options: Required<TidyOptions>;
+export class QuietCollector implements Disposable {
+  readonly #options: Required<QuietCollectorOptions>;
   #timer: NodeJS.Timeout | null = null;
   /** What was left by the last collection. */
   #leftBytes = 0;
 
-  constructor(options: TidyOptions) {
+  constructor(options: QuietCollectorOptions) {
     this.#options = {
       collect: globalThis.gc === undefined ? null : () => globalThis.gc?.(),
       usedBytes: () => getHeapStatistics().used_heap_size,
@@ -38,11 +38,11 @@ export class Tidy implements Disposable {
   changed(): void {
     if (this.#options.collect === null) return;
     if (this.#timer === null) {
-      this.#timer = setTimeout(() => this.#tidy(), this.#options.quietMs);
+      this.#timer = setTimeout(() => this.#collect(), this.#options.quietMs);
     } else this.#timer.refresh();
   }
 
-  #tidy(): void {
+  #collect(): void {
     this.#timer = null;
     const { log, collect, usedBytes } = this.#options;
     const before = usedBytes();

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { openLog } from './log.ts';
-import { Tidy } from './tidy.ts';
+import { QuietCollector } from './quiet-collector.ts';
 
 const MIB = 2 ** 20;
 
@@ -8,7 +8,7 @@ test('garbage of changes goes when it is quiet, once; a little is left to the en
   let used = 0;
   let collected = 0;
   let looked = Promise.withResolvers<void>();
-  using tidy = new Tidy({
+  using collector = new QuietCollector({
     log: openLog('fatal', 'n1'),
     quietMs: 20,
     usedBytes: () => {
@@ -32,7 +32,7 @@ test('garbage of changes goes when it is quiet, once; a little is left to the en
   ] as const) {
     looked = Promise.withResolvers();
     used = usedBefore;
-    for (let i = 0; i < changes; i++) tidy.changed();
+    for (let i = 0; i < changes; i++) collector.changed();
     await looked.promise;
     t.is(collected, collectedAfter, `${usedBefore / MIB} MiB`);
   }
