@@ -1062,23 +1062,23 @@ const manyServices = (count: number, perService: number): WeftObject[] =>
     ),
   ]).flat();
 
-test('10,000 Services of 10 endpoints: at first, and after one slice has changed', (t) => {
+test('10,000 Services of 10 endpoints: after one slice has changed as if compiled at first', (t) => {
   const compiler = new ServiceCompiler();
   const inputs = inputsOf(manyServices(10_000, 10));
-  let from = performance.now();
+  const started = performance.now();
   const { table } = compiler.compile(inputs);
-  const firstMs = performance.now() - from;
+  const firstMs = performance.now() - started;
   t.is(table.backends.length, 100_000 * 8);
-  let changedMs = Infinity;
-  for (let i = 0; i < 5; i++) {
-    const slice = sliceOf('s77-1', 's77', [endpointOf(`10.244.0.${i}`)]);
-    const next = { ...inputs, objects: objectsOf([slice], inputs.objects) };
-    from = performance.now();
-    const { table } = compiler.compile(next);
-    changedMs = Math.min(changedMs, performance.now() - from);
-    t.is(table.generation, i + 2);
-  }
+  const slice = sliceOf('s77-1', 's77', [endpointOf('10.244.0.77')]);
+  const next = { ...inputs, objects: objectsOf([slice], inputs.objects) };
+  const changed = performance.now();
+  const after = compiler.compile(next);
+  const changedMs = performance.now() - changed;
   t.log(`first ${firstMs.toFixed(0)} ms, then ${changedMs.toFixed(1)} ms`);
-  // 700 and 20 on an idle machine; tests share theirs.
-  t.true(firstMs < 3000 && changedMs < 100);
+  t.is(after.table.generation, 2);
+  t.is(after.table.backends.length, 100_000 * 8 - 9 * 8);
+  t.deepEqual(
+    { ...after, table: { ...after.table, generation: 1 } },
+    new ServiceCompiler().compile(next),
+  );
 });

@@ -163,20 +163,26 @@ export function tracesOf(run: Run): string[] {
 }
 
 /** Runs of this prefix whose owner is gone, by their directories and by their namespaces. */
-export function leftovers(prefix: string): Run[] {
-  const pattern = new RegExp(`^(${prefix}-[0-9a-f]{6})-`);
-  const names = new Set<string>();
-  for (const entry of existsSync(NETNS) ? readdirSync(NETNS) : []) {
-    const match = pattern.exec(entry);
-    if (match !== null) names.add(match[1]!);
+export const leftovers = (prefix: string): Run[] =>
+  deadRuns().filter((run) => run.prefix === prefix);
+
+/** The same of this prefix and all that begin with it, as tests have them. */
+export const leftoversOfTests = (prefix: string): Run[] =>
+  deadRuns().filter((run) => run.prefix.startsWith(prefix));
+
+function deadRuns(): Run[] {
+  const namespaces = existsSync(NETNS) ? readdirSync(NETNS) : [];
+  const directories = readdirSync(tmpdir())
+    .filter((entry) => entry.startsWith(directoryPrefix))
+    .map((entry) => `${entry.slice(directoryPrefix.length)}-`);
+  const runs = new Map<string, Run>();
+  for (const entry of [...namespaces, ...directories]) {
+    const [, name, prefix] = /^(([a-z][a-z0-9]*)-[0-9a-f]{6})-/.exec(entry) ?? [];
+    if (name === undefined) continue;
+    const directory = join(tmpdir(), `${directoryPrefix}${name}`);
+    runs.set(name, { prefix: prefix!, name, directory });
   }
-  for (const entry of readdirSync(tmpdir())) {
-    const match = pattern.exec(`${entry.slice(directoryPrefix.length)}-`);
-    if (entry.startsWith(directoryPrefix) && match !== null) names.add(match[1]!);
-  }
-  return [...names]
-    .map((name) => ({ prefix, name, directory: join(tmpdir(), `${directoryPrefix}${name}`) }))
-    .filter((run) => !hasOwner(run));
+  return [...runs.values()].filter((run) => !hasOwner(run));
 }
 
 function hasOwner(run: Run): boolean {
