@@ -115,6 +115,15 @@ export interface FlowStore {
     kind: number,
   ) => number;
   readonly seek6: (hash: number) => number;
+  /** It is in use and has this tuple; if so, it is what was found last. Needs no lock. */
+  readonly holds4: (
+    ref: number,
+    source: number,
+    destination: number,
+    ports: number,
+    kind: number,
+  ) => boolean;
+  readonly holds6: (ref: number) => boolean;
   /** The same for the tuple of an entry or draft at `from[at]`. Leaves `tuple` changed. */
   readonly seekTuple: (hash: number, from: Int32Array, at: number, direction: number) => number;
   readonly hashTuple: (from: Int32Array, at: number, direction: number) => number;
@@ -201,26 +210,53 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
   ): number {
     let ref = heads[hashed & mask]!;
     for (let steps = 0; ref >= 0 && steps < STEPS_MAX; steps++) {
-      const entry = (ref >>> 1) * FLOW_WORDS;
-      const direction = ref & 1;
-      if (words[entry + FLOW_HASH_ORIG + direction] === hashed) {
-        const version = Atomics.load(words, entry);
-        if (
-          (version & 1) === 1 &&
-          words[entry + FLOW_SRC_ORIG + 2 * direction] === source &&
-          words[entry + FLOW_DST_ORIG + 2 * direction] === destination &&
-          words[entry + FLOW_PORTS_ORIG + direction] === ports &&
-          words[entry + FLOW_KIND] === kind &&
-          Atomics.load(words, entry) === version
-        ) {
-          tuple[TUPLE_VERSION] = version;
-          tuple[TUPLE_ENTRY] = ref >>> 1;
-          return ref;
-        }
+      const at = (ref >>> 1) * FLOW_WORDS + (ref & 1);
+      if (words[at + FLOW_HASH_ORIG] === hashed && holds4(ref, source, destination, ports, kind)) {
+        return ref;
       }
-      ref = words[entry + FLOW_NEXT_ORIG + direction]!;
+      ref = words[at + FLOW_NEXT_ORIG]!;
     }
     return -1;
+  }
+
+  function holds4(
+    ref: number,
+    source: number,
+    destination: number,
+    ports: number,
+    kind: number,
+  ): boolean {
+    const entry = (ref >>> 1) * FLOW_WORDS;
+    const direction = ref & 1;
+    const version = Atomics.load(words, entry);
+    if (
+      (version & 1) === 0 ||
+      words[entry + FLOW_SRC_ORIG + 2 * direction] !== source ||
+      words[entry + FLOW_DST_ORIG + 2 * direction] !== destination ||
+      words[entry + FLOW_PORTS_ORIG + direction] !== ports ||
+      words[entry + FLOW_KIND] !== kind ||
+      Atomics.load(words, entry) !== version
+    ) {
+      return false;
+    }
+    tuple[TUPLE_VERSION] = version;
+    tuple[TUPLE_ENTRY] = ref >>> 1;
+    return true;
+  }
+
+  function holds6(ref: number): boolean {
+    const entry = (ref >>> 1) * FLOW_WORDS;
+    const version = Atomics.load(words, entry);
+    if (
+      (version & 1) === 0 ||
+      !hasTuple6(entry, ref & 1) ||
+      Atomics.load(words, entry) !== version
+    ) {
+      return false;
+    }
+    tuple[TUPLE_VERSION] = version;
+    tuple[TUPLE_ENTRY] = ref >>> 1;
+    return true;
   }
 
   function hasTuple6(entry: number, direction: number): boolean {
@@ -242,21 +278,9 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
   function seek6(hashed: number): number {
     let ref = heads[hashed & mask]!;
     for (let steps = 0; ref >= 0 && steps < STEPS_MAX; steps++) {
-      const entry = (ref >>> 1) * FLOW_WORDS;
-      const direction = ref & 1;
-      if (words[entry + FLOW_HASH_ORIG + direction] === hashed) {
-        const version = Atomics.load(words, entry);
-        if (
-          (version & 1) === 1 &&
-          hasTuple6(entry, direction) &&
-          Atomics.load(words, entry) === version
-        ) {
-          tuple[TUPLE_VERSION] = version;
-          tuple[TUPLE_ENTRY] = ref >>> 1;
-          return ref;
-        }
-      }
-      ref = words[entry + FLOW_NEXT_ORIG + direction]!;
+      const at = (ref >>> 1) * FLOW_WORDS + (ref & 1);
+      if (words[at + FLOW_HASH_ORIG] === hashed && holds6(ref)) return ref;
+      ref = words[at + FLOW_NEXT_ORIG]!;
     }
     return -1;
   }
@@ -480,6 +504,8 @@ export function createFlowStore(buffer: ArrayBufferLike, maxFlows: number): Flow
     unlock,
     seek4,
     seek6,
+    holds4,
+    holds6,
     seekTuple,
     hashTuple,
     take,

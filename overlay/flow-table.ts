@@ -17,6 +17,7 @@ import {
   FLOW_HASH_ORIG,
   FLOW_HASH_REPLY,
   FLOW_KIND,
+  FLOW_NEXT_ORIG,
   FLOW_OWNER,
   FLOW_PORTS_ORIG,
   FLOW_SERVICE_GENERATION,
@@ -64,7 +65,8 @@ export interface FlowTable {
   ) => number;
   /**
    * This tuple will be looked for soon. What memory has to bring for a batch of them, it brings at once
-   * when `fetch` is called, where one find after the other would wait twice each.
+   * when `fetch` is called, where one find after the other would wait twice each; and who is looked for in
+   * the same order needs no hash any more.
    */
   readonly expect4: (source: number, destination: number, ports: number, protocol: number) => void;
   readonly expect6: (
@@ -109,6 +111,10 @@ export interface FlowTable {
 
 /** Tuples that are expected together. */
 const EXPECTED_MAX = 64;
+/** Links of a chain that are followed: where all flows are in use one in fifty is further behind. */
+const EXPECTED_LINKS = 4;
+/** So many in a row are expected and then not looked for, and those behind them are known all the same. */
+const EXPECTED_MISSING = 1;
 /** Entries in use, of which the index and the first lines no longer fit the second cache. */
 const LARGE = 16_384;
 
@@ -126,10 +132,16 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
   const store = createFlowStore(openStore(memory).words.buffer, memory.maxFlows);
   const { words, header, heads, counters, tuple, hash } = store;
   const headMask = heads.length - 1;
+  /** Hashes; after `fetch` their references, as they are likely to be looked for in turn. */
   const expected = new Int32Array(EXPECTED_MAX);
+  const refs = new Int32Array(EXPECTED_MAX);
+  /** Which of them have not been found yet. */
+  const waiting = new Int32Array(EXPECTED_MAX);
+  /** What was loaded has to go somewhere, or the engine leaves it out. */
+  const touched = new Int32Array(1);
   let expectedCount = 0;
-  /** What was fetched has to go somewhere, or the engine leaves it out. */
-  const fetched = new Int32Array(1);
+  let fetchedCount = 0;
+  let next = 0;
   const draft = new Int32Array(FLOW_WORDS);
   let nowS = 0;
 
@@ -142,13 +154,17 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
   }
 
   function hash6(sourceAt: number, destinationAt: number, ports: number, protocol: number): number {
+    readTuple6(sourceAt, destinationAt, ports, protocol);
+    return hash.ofTuple6(tuple);
+  }
+
+  function readTuple6(from: number, to: number, ports: number, protocol: number): void {
     for (let i = 0; i < 4; i++) {
-      tuple[i] = view.getInt32(sourceAt + 4 * i);
-      tuple[4 + i] = view.getInt32(destinationAt + 4 * i);
+      tuple[i] = view.getInt32(from + 4 * i);
+      tuple[4 + i] = view.getInt32(to + 4 * i);
     }
     tuple[8] = ports;
     tuple[9] = protocol | FAMILY6;
-    return hash.ofTuple6(tuple);
   }
 
   /** `ref` unless its time is over. */
@@ -158,12 +174,25 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
 
   function find4(source: number, destination: number, ports: number, protocol: number): number {
     const kind = protocol | FAMILY4;
+    for (let i = next; i < fetchedCount && i <= next + EXPECTED_MISSING; i++) {
+      const ref = refs[i]!;
+      if (ref < 0 || !store.holds4(ref, source, destination, ports, kind)) continue;
+      next = i + 1;
+      return live(ref);
+    }
     const hashed = hash.ofTuple4(source, destination, ports, kind);
     return live(store.seek4(hashed, source, destination, ports, kind));
   }
 
   function find6(sourceAt: number, destinationAt: number, ports: number, protocol: number): number {
-    return live(store.seek6(hash6(sourceAt, destinationAt, ports, protocol)));
+    readTuple6(sourceAt, destinationAt, ports, protocol);
+    for (let i = next; i < fetchedCount && i <= next + EXPECTED_MISSING; i++) {
+      const ref = refs[i]!;
+      if (ref < 0 || !store.holds6(ref)) continue;
+      next = i + 1;
+      return live(ref);
+    }
+    return live(store.seek6(hash.ofTuple6(tuple)));
   }
 
   function isLarge(): boolean {
@@ -171,7 +200,7 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
   }
 
   function expect(hashed: number): void {
-    if (expectedCount < EXPECTED_MAX) expected[expectedCount++] = hashed & headMask;
+    if (expectedCount < EXPECTED_MAX) expected[expectedCount++] = hashed;
   }
 
   function expect4(source: number, destination: number, ports: number, protocol: number): void {
@@ -184,15 +213,50 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
 
   function fetch(): void {
     const count = expectedCount;
+    fetchedCount = count;
     expectedCount = 0;
-    // Loads that do not depend on each other: the processor has many under way.
-    for (let i = 0; i < count; i++) expected[i] = heads[expected[i]!]!;
+    next = 0;
+    for (let i = 0; i < count; i++) {
+      refs[i] = heads[expected[i]! & headMask]!;
+      waiting[i] = i;
+    }
+    let left = count;
+    for (let links = 0; left > 0 && links < EXPECTED_LINKS; links++) {
+      touch(left);
+      left = follow(left);
+    }
+  }
+
+  /**
+   * Brings the entries that are looked at next. Nothing but loads that do not depend on each other: the
+   * shorter the loop, the more of them the processor has under way.
+   */
+  function touch(count: number): void {
     let all = 0;
     for (let i = 0; i < count; i++) {
-      const ref = expected[i]!;
-      if (ref >= 0) all ^= words[(ref >>> 1) * FLOW_WORDS]!;
+      const ref = refs[waiting[i]!]!;
+      // None: the first entry.
+      all ^= words[((ref & ~(ref >> 31)) >>> 1) * FLOW_WORDS]!;
     }
-    fetched[0] = all;
+    touched[0] = all;
+  }
+
+  /** Goes on to the next of the chain where the entry is another tuple's. @returns how many there are */
+  function follow(count: number): number {
+    let others = 0;
+    for (let k = 0; k < count; k++) {
+      const i = waiting[k]!;
+      const ref = refs[i]!;
+      if (ref < 0) continue;
+      const at = (ref >>> 1) * FLOW_WORDS + (ref & 1);
+      const difference = words[at + FLOW_HASH_ORIG]! ^ expected[i]!;
+      // All ones where they differ: no branch, which would be guessed wrong.
+      const isOther = (difference | -difference) >> 31;
+      refs[i] = ref ^ ((ref ^ words[at + FLOW_NEXT_ORIG]!) & isOther);
+      waiting[others] = i;
+      others -= isOther;
+    }
+    return others;
   }
 
   /** With the lock held: who has the tuple, after making those go whose time is over. */
