@@ -38,24 +38,30 @@ export function remoteAddress({ remoteAddress: text }: Pick<Socket, 'remoteAddre
   return addressOrNull(text.replace(/^::ffff:(?=\d+\.)/, ''));
 }
 
-export interface AskOptions {
+export interface AskOptions<T> {
+  readonly withinMs?: number;
+  /** Nobody wants the answer any more. */
+  readonly signal?: AbortSignal;
+  /** What it answers, JSON unless given; throws where it is not understood. */
+  readonly read?: (bytes: Buffer) => T;
+}
+
+interface Question<T> extends AskOptions<T> {
   readonly to: IpAddress;
   readonly from: IpAddress;
   readonly port: number;
   readonly path: string;
   readonly token: string;
-  readonly withinMs?: number;
-  readonly bytesMax?: number;
-  /** Nobody wants the answer any more. */
-  readonly signal?: AbortSignal | undefined;
 }
 
+const parseJson = (bytes: Buffer): unknown => JSON.parse(bytes.toString('utf8'));
+
 /** One question to another node. @throws NodeAbsentError; ApiError with that daemon's own words */
-export async function askNode<T>(options: AskOptions): Promise<T> {
-  const { to, from, port, path, token } = options;
-  const { withinMs = ANSWER_WITHIN_MS, bytesMax = ANSWER_BYTES_MAX } = options;
+async function askNode<T>(question: Question<T>): Promise<T> {
+  const { to, from, port, path, token, withinMs = ANSWER_WITHIN_MS } = question;
+  const read = question.read ?? (parseJson as (bytes: Buffer) => T);
   const late = AbortSignal.timeout(withinMs);
-  const signal = options.signal === undefined ? late : AbortSignal.any([late, options.signal]);
+  const signal = question.signal === undefined ? late : AbortSignal.any([late, question.signal]);
   let status: number;
   let said: unknown;
   try {
@@ -75,17 +81,19 @@ export async function askNode<T>(options: AskOptions): Promise<T> {
     let bytes = 0;
     for await (const piece of response as AsyncIterable<Buffer>) {
       bytes += piece.length;
-      if (bytes > bytesMax) throw new Error(`it answers more than ${bytesMax} bytes`);
+      if (bytes > ANSWER_BYTES_MAX)
+        throw new Error(`it answers more than ${ANSWER_BYTES_MAX} bytes`);
       pieces.push(piece);
     }
+    const body = Buffer.concat(pieces);
     status = response.statusCode ?? 0;
-    said = JSON.parse(Buffer.concat(pieces).toString('utf8'));
+    if (status === 200) return read(body);
+    said = parseJson(body);
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     const why = late.aborted ? `no answer within ${withinMs / 1000} s` : (code ?? message);
     throw new NodeAbsentError(why, { cause });
   }
-  if (status === 200) return said as T;
   const { error } = said as Partial<ErrorMessage>;
   throw new ApiError(status, String(error?.code), String(error?.message));
 }
@@ -192,14 +200,14 @@ export class ClusterApi implements AsyncDisposable {
   }
 
   /** @throws NodeAbsentError, ApiError */
-  async ask<T>(peer: NodeLease, path: string, withinMs?: number, signal?: AbortSignal): Promise<T> {
+  async ask<T>(peer: NodeLease, path: string, options: AskOptions<T> = {}): Promise<T> {
     const { port } = this.#options;
     const token = this.#token;
     const { obstacle } = this;
     if (obstacle !== null || token === null) throw new NodeAbsentError(obstacle ?? '');
     const pair = this.#pairWith(peer);
     if (pair === null) throw new NodeAbsentError('it has no subnet of a family of ours');
-    return await askNode<T>({ ...pair, port, path, token, signal, ...(withinMs && { withinMs }) });
+    return await askNode<T>({ ...options, ...pair, port, path, token });
   }
 
   /** Which of our own addresses speaks to which of the peer's; null: none to none. */

@@ -3,9 +3,10 @@ import type { NodeLease } from '../ipam/types.ts';
 import { parseIpv4 } from '../wire/address.ts';
 import { poll } from '../linux/program.ts';
 import { ApiError, type ApiRoute, StreamAnswer } from './api.ts';
-import { NodeAbsentError } from './cluster-api.ts';
+import { type AskOptions, NodeAbsentError } from './cluster-api.ts';
 import { ClusterFlows, NewestFlows, flowsOf } from './cluster-flows.ts';
-import type { FlowMessage, FlowsMessage, FollowedMessage } from './messages.ts';
+import { flowLinesText, linesOf, parseLine } from './flow-lines.ts';
+import type { FlowMessage, FlowsMessage } from './messages.ts';
 import { OtherNodes } from './other-nodes.ts';
 
 const flow = (node: string, sequence: number, second: number): FlowMessage =>
@@ -124,9 +125,11 @@ function cluster() {
       get obstacle() {
         return state.obstacle;
       },
-      ask: async <T>({ key }: NodeLease, path: string): Promise<T> => {
-        const { searchParams } = new URL(path, 'http://weft');
-        return (await told(`of ${key}`, searchParams)) as T;
+      ask: async <T>({ key }: NodeLease, path: string, { read }: AskOptions<T>): Promise<T> => {
+        const { pathname, searchParams } = new URL(path, 'http://weft');
+        const message = await told(`of ${key}`, searchParams);
+        if (read === undefined || pathname !== '/v1/flows/lines') return message as T;
+        return read(Buffer.from(flowLinesText(linesOf(message))));
       },
     },
     peers: () => state.peers,
@@ -136,7 +139,10 @@ function cluster() {
   const routes = new ClusterFlows({
     node: 'n1',
     isOwn: (name) => name === 'own',
-    observation: { recent: () => [flow('n1', 0, 1)], flows: (query) => told('n1', query) },
+    observation: {
+      recent: () => [flow('n1', 0, 1)],
+      flowLines: async (query) => linesOf(await told('n1', query)),
+    },
     others,
     onError: (error) => errors.push(error),
   }).routes();
@@ -154,8 +160,11 @@ async function open(route: ApiRoute, query = '') {
   const lines: string[] = [];
   stream.begin({
     write: (bytes) => {
-      const it = JSON.parse(Buffer.from(bytes).toString()) as FollowedMessage;
-      return lines.push('flow' in it ? it.flow.node : `${it.node} ${it.note}`) > 0;
+      for (const line of Buffer.from(bytes).toString().trimEnd().split('\n')) {
+        const it = parseLine(line)!;
+        lines.push('flow' in it ? it.flow.node : `${it.node} ${it.note}`);
+      }
+      return true;
     },
     end: () => closed.abort(),
     closed: closed.signal,

@@ -2,14 +2,23 @@
  * Flows of the whole cluster: those that were, joined from all nodes; and as they come, each node followed by
  * itself, all written into one stream.
  *
- *     peer's GET /v1/flows?after&wait ──▶ follower ──┐
- *     this node's flow log ────────────▶ follower ──┴▶ a line of JSON each
+ *     peer's GET /v1/flows/lines?after&wait ──▶ follower ──┐
+ *     this node's flow log ───────────────────▶ follower ──┴▶ lines of JSON, as they were written
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NodeLease } from '../ipam/types.ts';
 import { ApiError, type ApiRoute, type Outlet, StreamAnswer } from './api.ts';
 import { NodeAbsentError } from './cluster-api.ts';
 import { durationMs, flowFilter } from './flow-log.ts';
+import {
+  type FlowLines,
+  LINES_TYPE,
+  countLines,
+  cutLines,
+  isFlow,
+  lineOf,
+  parseFlowLines,
+} from './flow-lines.ts';
 import { FOLLOW_WAIT_S, followFlows } from './follow-flows.ts';
 import type {
   ClusterFlowsMessage,
@@ -27,6 +36,8 @@ const FOLLOWERS_MAX = 8;
 const LOOK_EVERY_MS = 1_000;
 /** A follower's question: it waits there, and then comes back. */
 const FOLLOW_WITHIN_MS = (FOLLOW_WAIT_S + 3) * 1000;
+/** What is handed over or refused together. */
+const PIECE_BYTES_MAX = 64 << 10;
 /** As much as durationMs takes in milliseconds. */
 const DURATION_MS_MAX = 999_999_999;
 
@@ -34,7 +45,7 @@ export interface ClusterFlowsOptions {
   readonly node: string;
   /** Does the name mean this node? */
   readonly isOwn: (name: string) => boolean;
-  readonly observation: Pick<Observation, 'recent' | 'flows'>;
+  readonly observation: Pick<Observation, 'recent' | 'flowLines'>;
   readonly others: OtherNodes;
   readonly onError: (error: unknown) => void;
 }
@@ -74,17 +85,7 @@ export class NewestFlows {
 /** What another node has sent. @returns null: it is no such answer */
 export function flowsOf(answer: unknown): readonly FlowMessage[] | null {
   const { flows } = (answer ?? {}) as Partial<FlowsMessage>;
-  const isWhole =
-    Array.isArray(flows) &&
-    (flows as readonly (Partial<FlowMessage> | null)[]).every(
-      (it) =>
-        typeof it?.time === 'string' &&
-        typeof it.sequence === 'number' &&
-        typeof it.node === 'string' &&
-        typeof it.source === 'object' &&
-        typeof it.destination === 'object',
-    );
-  return isWhole ? flows : null;
+  return Array.isArray(flows) && flows.every(isFlow) ? flows : null;
 }
 
 export class ClusterFlows {
@@ -151,7 +152,7 @@ export class ClusterFlows {
       const message = `${FOLLOWERS_MAX} others follow the cluster's flows on this node already`;
       throw new ApiError(429, 'ERR_BUSY', message);
     }
-    return new StreamAnswer('application/jsonl', {}, (outlet) => {
+    return new StreamAnswer(LINES_TYPE, {}, (outlet) => {
       this.#followers++;
       void this.#follow(query, outlet)
         .catch((error: unknown) => {
@@ -170,23 +171,25 @@ export class ClusterFlows {
     const startMs = performance.now() - durationMs(query.get('since') ?? '0');
     const since = (): string => durationText(performance.now() - startMs);
     let refused = 0;
-    const send = (message: FollowedMessage): void => {
-      const isTaken = write(Buffer.from(`${JSON.stringify(message)}\n`));
-      if (!isTaken) refused++;
+    const send = (lines: Buffer): void => {
+      if (!write(lines)) refused += countLines(lines);
       else if (refused > 0) {
         const note = `could not hand over ${refused} lines: they are not read fast enough`;
         refused = 0;
-        send({ node, note });
+        tell({ node, note });
       }
     };
+    const tell = (message: FollowedMessage): void => send(Buffer.from(lineOf(message)));
     const failed = Promise.withResolvers<never>();
     const followOne = async (
       name: () => string,
-      ask: (asked: URLSearchParams) => Promise<FlowsMessage>,
+      ask: (asked: URLSearchParams) => Promise<FlowLines>,
     ): Promise<void> => {
-      const say = (note: string): void => send({ node: name(), note });
+      const say = (note: string): void => tell({ node: name(), note });
       const options = { filters, since, ask, problemOf, say, signal: closed };
-      for await (const flow of followFlows(options)) send({ flow });
+      for await (const lines of followFlows(options)) {
+        for (const piece of cutLines(lines, PIECE_BYTES_MAX)) send(piece);
+      }
     };
     const begin: typeof followOne = async (name, ask) => {
       try {
@@ -196,13 +199,14 @@ export class ClusterFlows {
       }
     };
     const beginPeer = ({ key }: NodeLease): void => {
-      const ask = async (asked: URLSearchParams): Promise<FlowsMessage> => {
+      const ask = async (asked: URLSearchParams): Promise<FlowLines> => {
         const peer = others.peers.find((it) => it.key === key);
         if (peer === undefined) throw new NodeAbsentError('its lease has ended');
-        const path = `/v1/flows?${asked.toString()}`;
-        const answer = await others.ask<FlowsMessage>(peer, path, FOLLOW_WITHIN_MS, closed);
-        if (flowsOf(answer) !== null) return answer;
-        throw new ApiError(502, 'ERR_NODE', 'its answer is not understood');
+        return await others.ask(peer, `/v1/flows/lines?${asked.toString()}`, {
+          withinMs: FOLLOW_WITHIN_MS,
+          signal: closed,
+          read: parseFlowLines,
+        });
       };
       void begin(() => others.nameOf({ key }), ask);
     };
@@ -215,7 +219,7 @@ export class ClusterFlows {
         if (others.obstacle !== obstacle && !this.#isOwnAlone(query)) {
           ({ obstacle } = others);
           if (obstacle !== null)
-            send({ node: 'the other nodes', note: `are missing: ${obstacle}` });
+            tell({ node: 'the other nodes', note: `are missing: ${obstacle}` });
         }
         if (peers !== seen && others.obstacle === null) {
           seen = peers;
@@ -229,7 +233,7 @@ export class ClusterFlows {
       }
     };
     if (names.length === 0 || names.some(isOwn)) {
-      const ask = (asked: URLSearchParams): Promise<FlowsMessage> => observation.flows(asked);
+      const ask = (asked: URLSearchParams): Promise<FlowLines> => observation.flowLines(asked);
       void begin(() => node, ask);
     }
     await Promise.race([look(), failed.promise]);

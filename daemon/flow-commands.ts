@@ -16,6 +16,7 @@ import {
   warnOf,
   withOptions,
 } from './cli.ts';
+import { parseLine } from './flow-lines.ts';
 import {
   type ClusterFlowsMessage,
   type FlowMessage,
@@ -82,13 +83,13 @@ export interface FollowOptions {
   readonly signal: AbortSignal;
 }
 
-/** Of JSON, one a line; what is cut off at the end is left out. */
-async function* messagesOf(pieces: AsyncIterable<string>): AsyncGenerator<FollowedMessage> {
+/** Of JSON, one a line, or null; what is cut off at the end is left out. */
+async function* messagesOf(pieces: AsyncIterable<string>): AsyncGenerator<FollowedMessage | null> {
   let waiting = '';
   for await (const piece of pieces) {
     const lines = (waiting + piece).split('\n');
     waiting = lines.pop()!;
-    for (const line of lines) yield JSON.parse(line) as FollowedMessage;
+    for (const line of lines) yield parseLine(line);
   }
 }
 
@@ -115,6 +116,10 @@ export async function* followCluster(options: FollowOptions): AsyncGenerator<Flo
       isAbsent = false;
       wasOpen = true;
       for await (const message of messages) {
+        if (message === null) {
+          say('a line is not understood, and left out');
+          continue;
+        }
         if ('note' in message) {
           say(`${message.node} ${message.note}`);
           continue;

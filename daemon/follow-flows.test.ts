@@ -1,5 +1,6 @@
 import test from 'ava';
 import { NodeAbsentError } from './cluster-api.ts';
+import { linesOf } from './flow-lines.ts';
 import { followFlows } from './follow-flows.ts';
 import type { FlowMessage, FlowsMessage } from './messages.ts';
 import { problemOf } from './other-nodes.ts';
@@ -30,13 +31,16 @@ async function follow(
       if (it === undefined) stop.abort();
       return it === undefined || it instanceof Error
         ? Promise.reject(it ?? new NodeAbsentError('aborted'))
-        : Promise.resolve(it);
+        : Promise.resolve(linesOf(it));
     },
     problemOf,
     say: (line) => void said.push(line),
     signal: stop.signal,
   });
-  for await (const { sequence } of following) seen.push(sequence);
+  for await (const lines of following) {
+    const flows = lines.toString().trimEnd().split('\n');
+    seen.push(...flows.map((it) => (JSON.parse(it) as { flow: FlowMessage }).flow.sequence));
+  }
   return { asked, said, seen };
 }
 

@@ -1,6 +1,6 @@
 /** One node's flows as they come, asked of its daemon again and again, wherever it is. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { FlowMessage, FlowsMessage } from './messages.ts';
+import type { FlowLines } from './flow-lines.ts';
 
 /** Of one question, until something happens. */
 export const FOLLOW_WAIT_S = 10;
@@ -9,11 +9,11 @@ const AGAIN_AFTER_MS = 1_000;
 const LIMIT_MAX = '10000';
 
 export interface FollowOptions {
-  /** Filters, as GET /v1/flows has them. */
+  /** Filters, as GET /v1/flows/lines has them. */
   readonly filters: Readonly<Record<string, string>>;
   /** How far back to begin, when it answers for the first time: `30s`. */
   readonly since: () => string;
-  readonly ask: (query: URLSearchParams) => Promise<FlowsMessage>;
+  readonly ask: (query: URLSearchParams) => Promise<FlowLines>;
   /** Why there is no answer now. @throws what is no such error */
   readonly problemOf: (error: unknown) => string;
   /** What the reader must know besides the flows: what has become of the node. */
@@ -22,17 +22,17 @@ export interface FollowOptions {
 }
 
 /**
- * Flows as they come, those of `since` first; until the signal is aborted. A daemon that does not answer is
+ * Lines of flows as they come, some together, those of `since` first; until the signal is aborted. A daemon that does not answer is
  * waited for.
  */
-export async function* followFlows(options: FollowOptions): AsyncGenerator<FlowMessage> {
+export async function* followFlows(options: FollowOptions): AsyncGenerator<Buffer> {
   const { filters, since, ask, problemOf, say, signal } = options;
   let position: Readonly<Record<string, string>> | null = null;
   let run: string | null = null;
   let lost = 0;
   let isAbsent = false;
   while (!signal.aborted) {
-    let message: FlowsMessage;
+    let message: FlowLines;
     try {
       const from = position ?? { since: since() };
       message = await ask(new URLSearchParams({ ...filters, ...from, limit: LIMIT_MAX }));
@@ -59,7 +59,7 @@ export async function* followFlows(options: FollowOptions): AsyncGenerator<FlowM
       say(`has lost ${message.lost - lost} events, which came faster than they could be read`);
     }
     lost = message.lost;
-    yield* message.flows;
+    if (message.lines.length > 0) yield message.lines;
     position = { after: String(message.next), wait: `${FOLLOW_WAIT_S}s` };
   }
 }

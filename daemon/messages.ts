@@ -502,7 +502,7 @@ export interface ClusterFlowsMessage {
   readonly absent: readonly string[];
 }
 
-/** A line of GET /v1/cluster/flows/follow: a flow, or what else its reader must know of a node. */
+/** A line of GET /v1/cluster/flows/follow and, below its head, of GET /v1/flows/lines: a flow, or what else its reader must know of a node. */
 export type FollowedMessage =
   { readonly flow: FlowMessage } | { readonly node: string; readonly note: string };
 

@@ -4,7 +4,8 @@ import type { ObjectSet, Pod } from '../objects/types.ts';
 import type { Dataplane } from '../overlay/types.ts';
 import type { Store } from '../store/store.ts';
 import type { IpAddress } from '../wire/address.ts';
-import type { ApiRoute } from './api.ts';
+import { Answer, type ApiRoute } from './api.ts';
+import { type FlowLines, LINES_TYPE, flowLinesText, linesOf } from './flow-lines.ts';
 import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
 import { kindsOf, newestKinds } from './flow-kinds.ts';
 import type { FlowKindMessage, FlowKindsMessage, FlowMessage, FlowsMessage } from './messages.ts';
@@ -84,8 +85,13 @@ export class Observation {
     return this.#flows.query(filter).flows;
   }
 
-  /** As GET /v1/flows is asked; with `wait` it may take as long. @throws ApiError */
-  async flows(query: URLSearchParams): Promise<FlowsMessage> {
+  /** As GET /v1/flows/lines is asked, which is as GET /v1/flows. @throws ApiError */
+  async flowLines(query: URLSearchParams): Promise<FlowLines> {
+    return linesOf(await this.#asked(query));
+  }
+
+  /** With `wait` it may take as long. @throws ApiError */
+  async #asked(query: URLSearchParams): Promise<FlowsMessage> {
     const filter = flowFilter(query, Date.now());
     const wait = query.get('wait');
     if (wait === null) return this.#flows.query(filter);
@@ -157,7 +163,13 @@ export class Observation {
       {
         method: 'GET',
         path: '/v1/flows',
-        answer: ({ query }): Promise<FlowsMessage> => this.flows(query),
+        answer: ({ query }): Promise<FlowsMessage> => this.#asked(query),
+      },
+      {
+        method: 'GET',
+        path: '/v1/flows/lines',
+        answer: async ({ query }) =>
+          new Answer(200, flowLinesText(await this.flowLines(query)), LINES_TYPE),
       },
       {
         method: 'GET',

@@ -1,7 +1,7 @@
 /** The other nodes of the cluster: what they are called, and what they answer. None is an obstacle to the rest. */
 import type { NodeLease } from '../ipam/types.ts';
 import { ApiError } from './api.ts';
-import { type ClusterApi, NodeAbsentError } from './cluster-api.ts';
+import { type AskOptions, type ClusterApi, NodeAbsentError } from './cluster-api.ts';
 import { addressText } from './messages.ts';
 
 /** Questions to different nodes. */
@@ -67,8 +67,8 @@ export class OtherNodes {
   }
 
   /** @throws NodeAbsentError; ApiError with that daemon's own words */
-  async ask<T>(peer: NodeLease, path: string, withinMs?: number, signal?: AbortSignal): Promise<T> {
-    const answer = await this.#options.api.ask<T>(peer, path, withinMs, signal);
+  async ask<T>(peer: NodeLease, path: string, options: AskOptions<T> = {}): Promise<T> {
+    const answer = await this.#options.api.ask<T>(peer, path, options);
     if (isNamed(answer)) this.#called.set(peer.key, answer.node.slice(0, WORDS_MAX));
     return answer;
   }
