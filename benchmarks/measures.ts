@@ -32,7 +32,7 @@ export interface Measure {
 }
 
 /** proc(5): user, nice, system, irq and softirq of all processors, in ticks of 10 ms. */
-async function busySeconds(): Promise<number> {
+export async function busySeconds(): Promise<number> {
   const line = (await readFile('/proc/stat', 'utf8')).split('\n', 1)[0]!;
   const [user, nice, system, , , irq, softirq] = line.split(/\s+/).slice(1).map(Number);
   return (user! + nice! + system! + irq! + softirq!) / 100;

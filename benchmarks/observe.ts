@@ -8,9 +8,12 @@
  *   off    daemons without events (`--flow-events=false`), and nobody asks
  *
  *   connect   TCP connections to a Service, one after the other: each is a flow and its event; microseconds
- *   bulk      TCP between pods of the two nodes for two seconds, Gb/s
+ *   bulk      TCP between pods of the two nodes for a second, Gb/s
  *
- * Two starts of the same daemons differ by more than what is looked for, so `on of quiet` is the figure to trust.
+ * Beside each, how busy all processors were for it, the reader's with them: microseconds for a connection,
+ * milliseconds for a gigabyte. `on` and `quiet` take turns of seconds on the same daemons, and each turn is
+ * compared with the one beside it; two starts of the same daemons differ by more than what is looked for, so
+ * that `quiet of off`, of medians, is worth less than `on of quiet`.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -18,28 +21,30 @@ import { askDaemon, openStream } from '../daemon/api-client.ts';
 import { followCluster } from '../daemon/flow-commands.ts';
 import { poll } from '../linux/program.ts';
 import { bulkTcp } from '../test/lab/traffic/traffic.ts';
-import { newTable } from './report.ts';
+import { busySeconds } from './measures.ts';
+import { digits, median, newTable, percentile } from './report.ts';
 import { CONNECT, WeftGround } from './service-grounds.ts';
 import { SMALL, VIP, gate, objectsOf } from './service-objects.ts';
 
 const USAGE = `npm run bench:observe -- [options]
   --rounds N    of two starts of each kind; 4 unless given
-  --connects N  connections in each; 4000 unless given`;
+  --connects N  connections in each; 2000 unless given`;
 
 const LOOK_EVERY_MS = 1_000;
-const BULK_SECONDS = 2;
+const BULK_SECONDS = 1;
 type Setting = 'on' | 'quiet' | 'off';
+/** Neighbours are compared; of no pair is the same one always the first. */
+const PAIRS: readonly Setting[] = ['on', 'quiet', 'quiet', 'on', 'quiet', 'on', 'on', 'quiet'];
 /** Of one start of the daemons. */
 interface Start {
   readonly flags: readonly string[];
   readonly settings: readonly Setting[];
 }
-/** What comes first in a start has the coldest engine. */
 const STARTS: readonly Start[] = [
-  { flags: [], settings: ['on', 'quiet', 'quiet', 'on'] },
-  { flags: ['--flow-events=false'], settings: ['off', 'off', 'off', 'off'] },
-  { flags: ['--flow-events=false'], settings: ['off', 'off', 'off', 'off'] },
-  { flags: [], settings: ['quiet', 'on', 'on', 'quiet'] },
+  { flags: [], settings: PAIRS },
+  { flags: ['--flow-events=false'], settings: PAIRS.map(() => 'off') },
+  { flags: ['--flow-events=false'], settings: PAIRS.map(() => 'off') },
+  { flags: [], settings: PAIRS.toReversed() },
 ];
 
 /** Who looks, until it is disposed of. */
@@ -76,29 +81,28 @@ function lookers(ground: WeftGround): AsyncDisposable & { readonly events: () =>
   };
 }
 
-interface Figures {
-  readonly bulk: number[];
-  readonly connect: number[];
-}
+const MEASURES = ['bulk', 'bulk, processors', 'connect', 'connect, processors'] as const;
+type Figures = Readonly<Record<(typeof MEASURES)[number], number>>;
 
-async function measure(ground: WeftGround, connects: number, into: Figures): Promise<void> {
+async function measure(ground: WeftGround, connects: number): Promise<Figures> {
   const { client, server } = ground;
-  const { bitsPerSecond } = await bulkTcp(client, server, server.address4!, {
-    seconds: BULK_SECONDS,
-  });
-  into.bulk.push(bitsPerSecond / 1e9);
+  const beforeBulk = await busySeconds();
+  const bulk = await bulkTcp(client, server, server.address4!, { seconds: BULK_SECONDS });
+  const beforeConnect = await busySeconds();
   const text = await client.run([process.execPath, CONNECT, 'ask', `${connects}`, VIP, '80']);
-  into.connect.push((JSON.parse(text) as { p50: number }).p50);
+  const end = await busySeconds();
+  return {
+    bulk: bulk.bitsPerSecond / 1e9,
+    'bulk, processors': ((beforeConnect - beforeBulk) * 1e3) / (bulk.bytes / 1e9),
+    connect: (JSON.parse(text) as { p50: number }).p50,
+    'connect, processors': ((end - beforeConnect) * 1e6) / connects,
+  };
 }
 
 async function main(rounds: number, connects: number): Promise<void> {
   await using ground = await WeftGround.create();
   await ground.prepare(objectsOf(SMALL, ground.server.address4!), [gate(false)])();
-  const figures: Record<Setting, Figures> = {
-    on: { bulk: [], connect: [] },
-    quiet: { bulk: [], connect: [] },
-    off: { bulk: [], connect: [] },
-  };
+  const figures: Record<Setting, Figures[]> = { on: [], quiet: [], off: [] };
   for (let round = 0; round < rounds; round++) {
     for (const { flags, settings } of STARTS) {
       await ground.restart(flags);
@@ -108,22 +112,29 @@ async function main(rounds: number, connects: number): Promise<void> {
       await poll(answered, AbortSignal.timeout(20_000));
       await ground.settled();
       // What the engine compiles is compiled now.
-      await measure(ground, connects, { bulk: [], connect: [] });
+      await measure(ground, connects);
       for (const setting of settings) {
         await using looking = setting === 'on' ? lookers(ground) : null;
-        await measure(ground, connects, figures[setting]);
+        figures[setting].push(await measure(ground, connects));
         if (looking?.events() === 0) throw new Error('no flow was seen: nothing was measured');
       }
     }
   }
-  const median = (values: readonly number[]): number =>
-    values.toSorted((a, b) => a - b)[values.length >> 1]!;
   const table = newTable(['', 'on', 'quiet', 'off', 'on of quiet', 'quiet of off', 'runs each']);
-  for (const name of ['bulk', 'connect'] as const) {
-    const [on, quiet, off] = [figures.on, figures.quiet, figures.off].map((it) => median(it[name]));
-    const texts = [on!, quiet!, off!].map((it) => it.toFixed(2));
-    const ratios = [on! / quiet!, quiet! / off!].map((it) => it.toFixed(3));
-    table.push([name, ...texts, ...ratios, figures.on[name].length]);
+  for (const name of MEASURES) {
+    const of = (setting: Setting): number[] => figures[setting].map((it) => it[name]);
+    const medians = (['on', 'quiet', 'off'] as const).map((it) => median(of(it)));
+    const quiet = of('quiet');
+    // The n-th of each are neighbours.
+    const pairs = of('on').map((on, i) => on / quiet[i]!);
+    const quartiles = [0.25, 0.75].map((it) => percentile(pairs, it).toFixed(2));
+    table.push([
+      name,
+      ...medians.map(digits),
+      `${median(pairs).toFixed(3)} (${quartiles.join('..')})`,
+      (medians[1]! / medians[2]!).toFixed(3),
+      pairs.length,
+    ]);
   }
   console.log(table.toString());
   console.log(JSON.stringify(figures));
@@ -133,7 +144,7 @@ const { values } = parseArgs({
   options: {
     help: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '4' },
-    connects: { type: 'string', default: '4000' },
+    connects: { type: 'string', default: '2000' },
   },
 });
 if (values.help) console.log(USAGE);

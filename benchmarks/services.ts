@@ -17,7 +17,7 @@ import { parseArgs } from 'node:util';
 import { poll } from '../linux/program.ts';
 import { bulkTcp } from '../test/lab/traffic/traffic.ts';
 import { changeMs, turnMs, underRate } from './changes.ts';
-import { newTable } from './report.ts';
+import { median, newTable, percentile } from './report.ts';
 import {
   CONNECT,
   FLAVOURS,
@@ -42,15 +42,6 @@ const LOADED_MS = 300_000;
 
 const SETS = { small: SMALL, large: LARGE } as const;
 type SetName = keyof typeof SETS;
-
-const percentile = (values: readonly number[], share: number): number =>
-  values.toSorted((a, b) => a - b)[Math.floor(values.length * share)] ?? Number.NaN;
-/** Of an even number, the mean of the two in the middle. */
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const [low, high] = [sorted[(sorted.length - 1) >> 1], sorted[sorted.length >> 1]];
-  return low === undefined || high === undefined ? Number.NaN : (low + high) / 2;
-}
 
 class Results {
   readonly #all: Record<string, number[]> = {};

@@ -10,8 +10,7 @@ import { ClusterApi } from './cluster-api.ts';
 import { ClusterFlows } from './cluster-flows.ts';
 import { DropRates } from './drop-rates.ts';
 import { type ExplainInputs, explain } from './explain.ts';
-import { flowFilter } from './flow-log.ts';
-import { type FlowSummary, joinSummaries, summarize } from './flow-summary.ts';
+import { type FlowSummary, joinSummaries } from './flow-summary.ts';
 import { foremost } from './links.ts';
 import {
   type ClusterMessage,
@@ -33,7 +32,7 @@ const LOOK_EVERY_MS = 1_000;
 const RATE_EVERY_MS = 2_000;
 const RATES = 150;
 /** What the service map and the list of drops speak of. */
-const SUMMARY_SINCE = '5m';
+const SUMMARY_SINCE_MS = 5 * 60_000;
 const SUMMARY_FLOWS = 10_000;
 /** In times of what it took: a hundredth of a processor, at most. */
 const SUMMARY_PAUSE = 100;
@@ -236,8 +235,8 @@ export class ClusterNode implements AsyncDisposable {
   #summarize(): FlowSummary {
     const startMs = performance.now();
     if (startMs < this.#summaryUntilMs) return this.#summary;
-    const query = new URLSearchParams({ since: SUMMARY_SINCE, limit: String(SUMMARY_FLOWS) });
-    this.#summary = summarize(this.#options.observation.recent(flowFilter(query, Date.now())));
+    const sinceMs = Date.now() - SUMMARY_SINCE_MS;
+    this.#summary = this.#options.observation.summary(sinceMs, SUMMARY_FLOWS);
     const tookMs = performance.now() - startMs;
     this.#summaryUntilMs = startMs + Math.max(FRESH_MS, tookMs * SUMMARY_PAUSE);
     return this.#summary;

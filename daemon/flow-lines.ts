@@ -20,6 +20,7 @@ const NEWLINE = 0x0a;
 export const lineOf = (message: FollowedMessage | FlowLinesHead): string =>
   `${JSON.stringify(message)}\n`;
 
+/** The definition of what FlowLog.lines writes. */
 export function linesOf({ flows, ...head }: FlowsMessage): FlowLines {
   return { ...head, lines: Buffer.from(flows.map((flow) => lineOf({ flow })).join('')) };
 }

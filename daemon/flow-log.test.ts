@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import test from 'ava';
 import { parseObjects } from '../objects/parse.ts';
 import { mergeSets, objectSetOf } from '../objects/set.ts';
@@ -17,6 +18,7 @@ import * as build from '../test/packets/build.ts';
 import { parseIpv4 } from '../wire/address.ts';
 import { Drop } from '../wire/drop-reason.ts';
 import { parseCidr } from '../wire/cidr.ts';
+import { linesOf } from './flow-lines.ts';
 import { FlowLog, flowFilter } from './flow-log.ts';
 import { createNames } from './names.ts';
 
@@ -81,12 +83,15 @@ function open(history?: number) {
     sourcePort = 4000,
     flags: number = build.ACK,
     isReply = false,
+    outerSource: string | null = null,
   ): void => {
     const ends = { source, destination, sourcePort, destinationPort: port, flags };
     const packet = build.tcp(ends, Buffer.alloc(0));
     arena.set(packet, 64);
+    if (outerSource !== null) new DataView(arena.buffer).setInt32(0, parseIpv4(outerSource));
+    const sourceAt = outerSource === null ? -1 : 0;
     writer.begin();
-    writer.dropped(reason, 64, 64 + packet.length, true, -1, true, isReply);
+    writer.dropped(reason, 64, 64 + packet.length, true, sourceAt, true, isReply);
     read();
   };
   const began = (backend: string | null): void => {
@@ -102,7 +107,17 @@ function open(history?: number) {
     writer.began(words, 0, true, 60);
     read();
   };
-  const ask = (query: string) => log.query(flowFilter(new URLSearchParams(query), clock.ms));
+  const ask = (query: string) => {
+    const filter = flowFilter(new URLSearchParams(query), clock.ms);
+    const found = log.query(filter);
+    const { lines, ...head } = log.lines(filter);
+    const expected = linesOf(found);
+    assert.deepEqual(
+      { ...head, lines: String(lines) },
+      { ...expected, lines: String(expected.lines) },
+    );
+    return found;
+  };
   return { log, ask, drop, began, clock };
 }
 
@@ -137,6 +152,18 @@ test('an answer in a flow that is denied: the policy of the flow, and no flow of
   t.like(flow, { isReply: true, source: { pod: 'db' }, destination: { pod: 'web' } });
   t.regex(flow!.because!, /^an answer: .*shop\/closed/);
   t.deepEqual(log.seen(0), []);
+});
+
+test('a packet of a node to another, and who sent the datagram', (t) => {
+  const { ask, drop } = open();
+  drop(Drop.policyIngress, '192.0.2.1', '192.0.2.2', 80, 4000, build.SYN, false, '198.51.100.9');
+  t.like(ask('').flows[0], {
+    tcpFlags: 'SYN',
+    source: { address: '192.0.2.1', pod: null, node: 'n1' },
+    destination: { address: '192.0.2.2', pod: null, node: 'n2' },
+    outerSource: '198.51.100.9',
+    because: 'the policies have changed since, and allow it now',
+  });
 });
 
 test('a flow of a Service: the Service that was asked, the endpoint that answers', (t) => {
@@ -228,14 +255,12 @@ test('who follows gets what comes, each once', async (t) => {
   const waiting = log.follow(filter, 5000);
   drop(Drop.policyEgress, '10.244.1.5', '10.244.2.7', 2);
   drop(Drop.policyEgress, '10.244.1.5', '10.244.2.7', 3);
-  const { flows, next } = await waiting;
-  t.deepEqual(
-    flows.map(({ destination }) => destination.port),
-    [3],
-  );
+  const { lines, next } = await waiting;
+  t.regex(lines.toString(), /^[^\n]*"destination":\{[^}]*"port":3,[^\n]*\n$/);
   t.is(next, 3);
   const more = await log.follow({ ...filter, after: next }, 10);
-  t.like(more, { flows: [], next: 3, lost: 0 });
+  t.like(more, { next: 3, lost: 0 });
+  t.is(more.lines.length, 0);
 });
 
 test('policies were asked of flows that began, not of packets of others that were cut', (t) => {

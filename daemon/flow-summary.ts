@@ -1,11 +1,15 @@
 /** Many flow events in few lines: who speaks to whom, and what is dropped why. */
-import type {
-  DropMessage,
-  EdgeMessage,
-  FlowEndMessage,
-  FlowMessage,
-  PlaceMessage,
-} from './messages.ts';
+import type { Pod } from '../objects/types.ts';
+import { type IpAddress, formatAddress } from '../wire/address.ts';
+import type { FlowEvent, Named } from './flow-log.ts';
+import type { DropMessage, EdgeMessage, FlowMessage, PlaceMessage } from './messages.ts';
+import type { ServiceName } from './names.ts';
+
+/** What is counted of an event. */
+export type CountedEvent = Pick<
+  FlowEvent,
+  'reason' | 'timeMs' | 'source' | 'destination' | 'backend'
+>;
 
 const EDGES_MAX = 400;
 const DROPS_MAX = 100;
@@ -13,12 +17,6 @@ const DROPS_MAX = 100;
 /** A Deployment's pods are one: `web-7d9c5b8f6d-x2k9p` is `web`. */
 const workloadOf = (pod: string): string =>
   pod.replace(/-[bcdf-hj-np-tv-z2456789]{8,10}-[bcdf-hj-np-tv-z2456789]{5}$/, '');
-
-function placeOf({ namespace, pod, node, address }: FlowEndMessage): PlaceMessage {
-  if (pod !== null) return { kind: 'workload', name: `${namespace}/${workloadOf(pod)}` };
-  if (node !== null) return { kind: 'node', name: node };
-  return { kind: 'outside', name: address ?? 'no packet' };
-}
 
 const placeKey = ({ kind, name }: PlaceMessage): string => `${kind} ${name}`;
 
@@ -52,33 +50,108 @@ export interface FlowSummary {
   readonly drops: readonly DropMessage[];
 }
 
-const most = (edges: Map<string, EdgeMessage>): readonly EdgeMessage[] =>
-  [...edges.values()]
-    .sort((a, b) => b.forwarded + b.dropped - a.forwarded - a.dropped)
-    .slice(0, EDGES_MAX);
-const worst = (drops: Map<string, DropMessage>): readonly DropMessage[] =>
-  [...drops.values()].sort((a, b) => b.count - a.count).slice(0, DROPS_MAX);
+const most = (edges: readonly EdgeMessage[]): readonly EdgeMessage[] =>
+  edges.toSorted((a, b) => b.forwarded + b.dropped - a.forwarded - a.dropped).slice(0, EDGES_MAX);
+const worst = (drops: readonly DropMessage[]): readonly DropMessage[] =>
+  drops.toSorted((a, b) => b.count - a.count).slice(0, DROPS_MAX);
 
-/** Edges go from who asks to the Service, and from the Service to the endpoint. */
-export function summarize(flows: readonly FlowMessage[]): FlowSummary {
-  const edges = new Map<string, EdgeMessage>();
-  const drops = new Map<string, DropMessage>();
-  for (const flow of flows) {
-    const { verdict, reason, because, source, destination, service, backend } = flow;
-    if (reason !== null) countDrop(drops, { reason, because, count: 1, last: flow });
-    if (source.address === null || destination.address === null) continue;
-    const counts =
-      verdict === 'forwarded' ? { forwarded: 1, dropped: 0 } : { forwarded: 0, dropped: 1 };
-    const from = placeOf(source);
-    if (service === null) {
-      countEdge(edges, { from, to: placeOf(destination), ...counts });
-      continue;
+interface Counted {
+  forwarded: number;
+  dropped: number;
+}
+
+interface Place {
+  readonly message: PlaceMessage;
+  readonly to: Map<Place, Counted>;
+}
+
+/** Asked for where it is needed: it costs more than all the rest. */
+export interface Details {
+  readonly because: () => string | null;
+  readonly tell: () => FlowMessage;
+}
+
+/** Counts events, of which there are many, of few places: nothing is written or made anew for each. */
+export class FlowCounts {
+  readonly #places = new Map<string, Place>();
+  /** The same, by what events know of them. */
+  readonly #ofPod = new Map<Pod, Place>();
+  readonly #ofService = new Map<ServiceName, Place>();
+  readonly #ofAddress = new Map<IpAddress, Place>();
+  readonly #drops = new Map<string, { count: number; last: Details; timeMs: number }>();
+
+  /** Edges go from who asks to the Service, and from the Service to the endpoint. */
+  take(event: CountedEvent, named: Named, details: Details): void {
+    const { reason, timeMs, source, destination, backend } = event;
+    if (reason !== null) this.#countDrop(reason, timeMs, details);
+    if (source === null || destination === null) return;
+    const isDropped = reason !== null;
+    const from = this.#end(source, named.source, named.sourceNode);
+    if (named.service === null) {
+      count(from, this.#end(destination, named.destination, named.destinationNode), isDropped);
+      return;
     }
-    const to: PlaceMessage = { kind: 'service', name: `${service.namespace}/${service.name}` };
-    countEdge(edges, { from, to, ...counts });
-    if (backend !== null) countEdge(edges, { from: to, to: placeOf(backend), ...counts });
+    const { service } = named;
+    const to = remembered(this.#ofService, service, () =>
+      this.#place('service', `${service.namespace}/${service.name}`),
+    );
+    count(from, to, isDropped);
+    if (backend !== null) count(to, this.#end(backend, named.backend, null), isDropped);
   }
-  return { edges: most(edges), drops: worst(drops) };
+
+  #end(address: IpAddress, pod: Pod | null, node: string | null): Place {
+    if (pod !== null) {
+      return remembered(this.#ofPod, pod, () => {
+        const { namespace, name } = pod.metadata;
+        return this.#place('workload', `${namespace}/${workloadOf(name)}`);
+      });
+    }
+    if (node !== null) return this.#place('node', node);
+    return remembered(this.#ofAddress, address, () =>
+      this.#place('outside', formatAddress(address)),
+    );
+  }
+
+  #place(kind: PlaceMessage['kind'], name: string): Place {
+    const message: PlaceMessage = { kind, name };
+    return remembered(this.#places, placeKey(message), () => ({ message, to: new Map() }));
+  }
+
+  #countDrop(reason: string, timeMs: number, last: Details): void {
+    const key = `${reason} ${last.because()}`;
+    const known = this.#drops.get(key);
+    if (known === undefined) this.#drops.set(key, { count: 1, last, timeMs });
+    else {
+      known.count++;
+      if (timeMs > known.timeMs) Object.assign(known, { last, timeMs });
+    }
+  }
+
+  get summary(): FlowSummary {
+    const edges = [...this.#places.values()].flatMap(({ message: from, to }) =>
+      Array.from(to, ([{ message }, counted]): EdgeMessage => ({ from, to: message, ...counted })),
+    );
+    const drops = Array.from(this.#drops.values(), ({ count, last }): DropMessage => {
+      const told = last.tell();
+      return { reason: told.reason ?? '', because: told.because, count, last: told };
+    });
+    return { edges: most(edges), drops: worst(drops) };
+  }
+}
+
+function count({ to }: Place, other: Place, isDropped: boolean): void {
+  const counted = remembered(to, other, (): Counted => ({ forwarded: 0, dropped: 0 }));
+  if (isDropped) counted.dropped++;
+  else counted.forwarded++;
+}
+
+function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
+  let value = known.get(key);
+  if (value === undefined) {
+    value = make();
+    known.set(key, value);
+  }
+  return value;
 }
 
 /** What several nodes told, as if one had. */
@@ -89,5 +162,5 @@ export function joinSummaries(summaries: readonly FlowSummary[]): FlowSummary {
     for (const edge of it.edges) countEdge(edges, edge);
     for (const drop of it.drops) countDrop(drops, drop);
   }
-  return { edges: most(edges), drops: worst(drops) };
+  return { edges: most([...edges.values()]), drops: worst([...drops.values()]) };
 }

@@ -36,6 +36,7 @@ async function follow(
     problemOf,
     say: (line) => void said.push(line),
     signal: stop.signal,
+    paceMs: 0,
   });
   for await (const lines of following) {
     const flows = lines.toString().trimEnd().split('\n');

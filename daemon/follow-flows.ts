@@ -5,6 +5,13 @@ import type { FlowLines } from './flow-lines.ts';
 /** Of one question, until something happens. */
 export const FOLLOW_WAIT_S = 10;
 const AGAIN_AFTER_MS = 1_000;
+/**
+ * What happens after a while of nothing is told at once; while much happens, a question this often asks for all
+ * of it, since a question costs more than what it brings.
+ */
+const PACE_MS = 500;
+/** Of an answer that may not be all there is. */
+const MUCH_BYTES = 1 << 20;
 /** The most that the API gives at once. */
 const LIMIT_MAX = '10000';
 
@@ -19,6 +26,8 @@ export interface FollowOptions {
   /** What the reader must know besides the flows: what has become of the node. */
   readonly say: (note: string) => void;
   readonly signal: AbortSignal;
+  /** Between two questions. */
+  readonly paceMs?: number;
 }
 
 /**
@@ -26,12 +35,13 @@ export interface FollowOptions {
  * waited for.
  */
 export async function* followFlows(options: FollowOptions): AsyncGenerator<Buffer> {
-  const { filters, since, ask, problemOf, say, signal } = options;
+  const { filters, since, ask, problemOf, say, signal, paceMs = PACE_MS } = options;
   let position: Readonly<Record<string, string>> | null = null;
   let run: string | null = null;
   let lost = 0;
   let isAbsent = false;
   while (!signal.aborted) {
+    const askedMs = performance.now();
     let message: FlowLines;
     try {
       const from = position ?? { since: since() };
@@ -60,6 +70,10 @@ export async function* followFlows(options: FollowOptions): AsyncGenerator<Buffe
     }
     lost = message.lost;
     if (message.lines.length > 0) yield message.lines;
+    if (position !== null && message.lines.length < MUCH_BYTES) {
+      const earlyMs = askedMs + paceMs - performance.now();
+      if (earlyMs > 0) await sleep(earlyMs, undefined, { signal }).catch(() => 'the loop ends');
+    }
     position = { after: String(message.next), wait: `${FOLLOW_WAIT_S}s` };
   }
 }

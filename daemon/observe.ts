@@ -5,7 +5,8 @@ import type { Dataplane } from '../overlay/types.ts';
 import type { Store } from '../store/store.ts';
 import type { IpAddress } from '../wire/address.ts';
 import { Answer, type ApiRoute } from './api.ts';
-import { type FlowLines, LINES_TYPE, flowLinesText, linesOf } from './flow-lines.ts';
+import { type FlowLines, LINES_TYPE, flowLinesText } from './flow-lines.ts';
+import type { FlowSummary } from './flow-summary.ts';
 import { type FlowFilter, FlowLog, READ_EVERY_MS, durationMs, flowFilter } from './flow-log.ts';
 import { kindsOf, newestKinds } from './flow-kinds.ts';
 import type { FlowKindMessage, FlowKindsMessage, FlowMessage, FlowsMessage } from './messages.ts';
@@ -81,20 +82,20 @@ export class Observation {
     return this.#flows.lost;
   }
 
+  /** What the newest `limit` since then come to, in milliseconds since 1970. */
+  summary(sinceMs: number, limit: number): FlowSummary {
+    return this.#flows.summary(sinceMs, limit);
+  }
+
   recent(filter: FlowFilter): readonly FlowMessage[] {
     return this.#flows.query(filter).flows;
   }
 
-  /** As GET /v1/flows/lines is asked, which is as GET /v1/flows. @throws ApiError */
+  /** As GET /v1/flows/lines is asked; with `wait` it may take as long. @throws ApiError */
   async flowLines(query: URLSearchParams): Promise<FlowLines> {
-    return linesOf(await this.#asked(query));
-  }
-
-  /** With `wait` it may take as long. @throws ApiError */
-  async #asked(query: URLSearchParams): Promise<FlowsMessage> {
     const filter = flowFilter(query, Date.now());
     const wait = query.get('wait');
-    if (wait === null) return this.#flows.query(filter);
+    if (wait === null) return this.#flows.lines(filter);
     return await this.#flows.follow(filter, Math.min(durationMs(wait), WAIT_MS_MAX));
   }
 
@@ -163,7 +164,7 @@ export class Observation {
       {
         method: 'GET',
         path: '/v1/flows',
-        answer: ({ query }): Promise<FlowsMessage> => this.#asked(query),
+        answer: ({ query }): FlowsMessage => this.#flows.query(flowFilter(query, Date.now())),
       },
       {
         method: 'GET',
