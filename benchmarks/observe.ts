@@ -13,8 +13,9 @@
  * Beside each, how busy all processors were for it, the reader's with them: microseconds for a connection,
  * milliseconds for a gigabyte. `on` and `quiet` take turns of seconds on the same daemons, and each turn is
  * compared with the one beside it; two starts of the same daemons differ by more than what is looked for, so
- * that `quiet of off`, of medians, is worth less than `on of quiet`.
+ * that what is compared with `off`, medians, is worth less than `on of quiet`.
  */
+import { writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { askDaemon, openStream } from '../daemon/api-client.ts';
@@ -28,10 +29,13 @@ import { SMALL, VIP, gate, objectsOf } from './service-objects.ts';
 
 const USAGE = `npm run bench:observe -- [options]
   --rounds N    of two starts of each kind; 4 unless given
-  --connects N  connections in each; 2000 unless given`;
+  --connects N  connections in each; 2000 unless given
+  --json FILE   every run's figures`;
 
 const LOOK_EVERY_MS = 1_000;
 const BULK_SECONDS = 1;
+/** Settings of a start that are gone through once before they count. */
+const WARM_UP = 4;
 type Setting = 'on' | 'quiet' | 'off';
 /** Neighbours are compared; of no pair is the same one always the first. */
 const PAIRS: readonly Setting[] = ['on', 'quiet', 'quiet', 'on', 'quiet', 'on', 'on', 'quiet'];
@@ -99,7 +103,7 @@ async function measure(ground: WeftGround, connects: number): Promise<Figures> {
   };
 }
 
-async function main(rounds: number, connects: number): Promise<void> {
+async function main(rounds: number, connects: number, json?: string): Promise<void> {
   await using ground = await WeftGround.create();
   await ground.prepare(objectsOf(SMALL, ground.server.address4!), [gate(false)])();
   const figures: Record<Setting, Figures[]> = { on: [], quiet: [], off: [] };
@@ -111,8 +115,11 @@ async function main(rounds: number, connects: number): Promise<void> {
         (await ground.prober.ask(question)) === '' ? true : undefined;
       await poll(answered, AbortSignal.timeout(20_000));
       await ground.settled();
-      // What the engine compiles is compiled now.
-      await measure(ground, connects);
+      // What the engine compiles is compiled now, for who looks too.
+      for (const setting of settings.slice(0, WARM_UP)) {
+        await using _ = setting === 'on' ? lookers(ground) : null;
+        await measure(ground, connects);
+      }
       for (const setting of settings) {
         await using looking = setting === 'on' ? lookers(ground) : null;
         figures[setting].push(await measure(ground, connects));
@@ -120,7 +127,16 @@ async function main(rounds: number, connects: number): Promise<void> {
       }
     }
   }
-  const table = newTable(['', 'on', 'quiet', 'off', 'on of quiet', 'quiet of off', 'runs each']);
+  const table = newTable([
+    '',
+    'on',
+    'quiet',
+    'off',
+    'on of quiet',
+    'quiet of off',
+    'on of off',
+    'runs each',
+  ]);
   for (const name of MEASURES) {
     const of = (setting: Setting): number[] => figures[setting].map((it) => it[name]);
     const medians = (['on', 'quiet', 'off'] as const).map((it) => median(of(it)));
@@ -133,11 +149,12 @@ async function main(rounds: number, connects: number): Promise<void> {
       ...medians.map(digits),
       `${median(pairs).toFixed(3)} (${quartiles.join('..')})`,
       (medians[1]! / medians[2]!).toFixed(3),
+      (medians[0]! / medians[2]!).toFixed(3),
       pairs.length,
     ]);
   }
   console.log(table.toString());
-  console.log(JSON.stringify(figures));
+  if (json !== undefined) await writeFile(json, `${JSON.stringify(figures)}\n`);
 }
 
 const { values } = parseArgs({
@@ -145,10 +162,11 @@ const { values } = parseArgs({
     help: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '4' },
     connects: { type: 'string', default: '2000' },
+    json: { type: 'string' },
   },
 });
 if (values.help) console.log(USAGE);
 else if (process.getuid?.() !== 0) {
   process.stderr.write('npm run bench:observe needs root, for it makes network namespaces\n');
   process.exitCode = 1;
-} else await main(Number(values.rounds), Number(values.connects));
+} else await main(Number(values.rounds), Number(values.connects), values.json);
