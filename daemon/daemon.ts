@@ -460,8 +460,11 @@ class NodeDaemon {
   }
 
   async #guardTunnel(dataplane: Dataplane, signal: AbortSignal): Promise<void> {
-    const readLeft = async (): Promise<number | null> =>
-      (await readTable(NFT_FAMILY, NFT_TABLE))?.counters[TUNNEL_COUNTER] ?? null;
+    const readLeft = async () => {
+      const table = await readTable(NFT_FAMILY, NFT_TABLE);
+      const left = table?.counters[TUNNEL_COUNTER];
+      return table === null || left === undefined ? null : { left, table: table.handle };
+    };
     try {
       await guardTunnel(dataplane, readLeft, signal);
     } catch (cause) {

@@ -15,25 +15,26 @@ export interface TunnelCounts {
   readonly written: number;
   /** Of these, counted on their way out of the host. Read after `written`. */
   readonly left: number;
+  /** Of the table that counts what leaves: another one counts anew. */
+  readonly table: number;
 }
 
 /** Whether most of what was written between two looks was lost within the host. */
 export function judgeTunnel(before: TunnelCounts, now: TunnelCounts): 'lost' | 'fine' | 'unclear' {
   const written = now.written - before.written;
   const left = now.left - before.left;
-  // A count that went back: the table was replaced in between.
-  if (left < 0) return 'fine';
+  if (now.table !== before.table) return 'fine';
   if (written < WRITES_MIN) return 'unclear';
   return left < written / 2 ? 'lost' : 'fine';
 }
 
 /**
  * Looks until the rung is withdrawn or the signal aborted.
- * @param readLeft null when our table or its counter is not there
+ * @param readLeft what has left, and which table counted it; null when that is not there
  */
 export async function guardTunnel(
   dataplane: Pick<Dataplane, 'counters' | 'withdrawTunnelGso'>,
-  readLeft: () => Promise<number | null>,
+  readLeft: () => Promise<Omit<TunnelCounts, 'written'> | null>,
   signal: AbortSignal,
   everyMs = TUNNEL_GUARD_EVERY_MS,
 ): Promise<void> {
@@ -51,7 +52,7 @@ export async function guardTunnel(
       before = null;
       continue;
     }
-    const now: TunnelCounts = { written, left };
+    const now: TunnelCounts = { written, ...left };
     const verdict = before === null ? 'fine' : judgeTunnel(before, now);
     if (verdict === 'lost') {
       dataplane.withdrawTunnelGso(

@@ -3,6 +3,8 @@ import { ProgramError, run } from './program.ts';
 
 /** One table of one family, as `nft --json list table` gives it. */
 export interface NftTable {
+  /** Another one for each that was ever made, of this name too. */
+  readonly handle: number;
   /** The first comment of a rule, or ''. */
   readonly comment: string;
   readonly rules: number;
@@ -35,12 +37,14 @@ export async function readTable(family: string, name: string): Promise<NftTable 
   }
   const { nftables } = JSON.parse(text) as {
     nftables: readonly {
+      table?: { handle: number };
       rule?: { comment?: string };
       counter?: { name: string; packets: number };
       set?: { name: string; elem?: readonly JsonElement[] };
     }[];
   };
   return {
+    handle: nftables.find((it) => it.table !== undefined)?.table?.handle ?? 0,
     comment: nftables.find((it) => it.rule?.comment !== undefined)?.rule?.comment ?? '',
     rules: nftables.filter((it) => it.rule !== undefined).length,
     counters: Object.fromEntries(
