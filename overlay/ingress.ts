@@ -85,6 +85,8 @@ export function createIngress(
     const snapshot = peers.current();
     if (end - at < ENCAPSULATION_BYTES) return Drop.truncated;
     if (!hasVni(view, at)) return Drop.flags;
+    // Before the first snapshot there is no VNI to compare with.
+    if (!snapshot.forwarding) return Drop.notForwarding;
     if (readVni(view, at) !== snapshot.vni) return Drop.vni;
     const frame = at + VXLAN_HEADER_BYTES;
     if (
@@ -93,7 +95,6 @@ export function createIngress(
     ) {
       return Drop.innerMac;
     }
-    if (!snapshot.forwarding) return Drop.notForwarding;
     const ip = at + ENCAPSULATION_BYTES;
     const etherType = readEtherType(view, frame);
     if (etherType === ETHERTYPE_IPV4) return ingress4(ip, end, outerEcn, sourceAt, gsoSize);

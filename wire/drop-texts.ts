@@ -118,7 +118,7 @@ export const DROP_TEXTS: Readonly<
   },
   notForwarding: {
     stage: 'both',
-    means: "this node's lease is not its own at the moment",
+    means: "this node's lease is not its own at the moment, or not yet",
     action: 'is etcd reachable? the log says since when',
   },
   sendQueueFull: {

@@ -347,6 +347,13 @@ test('lease lost: nothing is delivered', (t) => {
   t.deepEqual(path.tun.read(), []);
 });
 
+test('before the first state: nothing is delivered, and no VNI is to blame', (t) => {
+  using path = new IngressPath(null);
+  t.is(path.take(good4, A4), 'notForwarding');
+  t.is(path.take(good6, A4), 'notForwarding');
+  t.deepEqual(path.tun.read(), []);
+});
+
 test('a node without an IPv6 subnet takes no IPv6', (t) => {
   using path = new IngressPath({ ...state4, subnet6: null });
   t.is(path.take(good6, A4), 'innerDestination');

@@ -395,8 +395,9 @@ export class IngressPath implements Disposable {
   readonly roomAt = this.arena.take(1 << 17, 'datagram');
   readonly roomBytes = 1 << 17;
 
+  /** @param state  null: none has been published yet */
   constructor(
-    state: OverlayState,
+    state: OverlayState | null,
     options: { readonly underlay?: Family; readonly offloads?: Partial<Offloads> } = {},
   ) {
     const offloads = { ...ALL_OFFLOADS, ...options.offloads };
@@ -435,7 +436,7 @@ export class IngressPath implements Disposable {
       options.underlay ?? 4,
       VXLAN_DEFAULT_PORT,
     );
-    this.#peers.install(compileSnapshot(state, VXLAN_DEFAULT_PORT, 1));
+    if (state !== null) this.#peers.install(compileSnapshot(state, VXLAN_DEFAULT_PORT, 1));
   }
 
   get counters(): Readonly<Record<string, number>> {
