@@ -41,7 +41,7 @@ import { endsOf } from './endpoints.ts';
 import type { FlowLines, FlowLinesHead } from './flow-lines.ts';
 import { FlowCounts, type FlowSummary } from './flow-summary.ts';
 import type { FlowEndMessage, FlowMessage, FlowsMessage } from './messages.ts';
-import type { Names, ServiceName } from './names.ts';
+import { type Names, type ServiceName, remembered } from './names.ts';
 
 /** Events that are remembered, 128 bytes each and their names. */
 const HISTORY = 65_536;
@@ -611,23 +611,14 @@ function endJson(
   if (pod === null) {
     return `${start},"namespace":null,"pod":null,"node":${JSON.stringify(node)}}`;
   }
-  let tail = podTails.get(pod);
-  if (tail === undefined) {
-    const { namespace, name } = pod.metadata;
-    tail = `,${JSON.stringify({ namespace, pod: name, node: pod.nodeName || null }).slice(1)}`;
-    podTails.set(pod, tail);
-  }
-  return start + tail;
+  return start + remembered(podTails, pod, () => tailOf(pod));
 }
 
-function serviceJson(service: ServiceName): string {
-  let text = serviceTexts.get(service);
-  if (text === undefined) {
-    text = JSON.stringify(service);
-    serviceTexts.set(service, text);
-  }
-  return text;
-}
+const tailOf = ({ metadata: { namespace, name }, nodeName }: Pod): string =>
+  `,${JSON.stringify({ namespace, pod: name, node: nodeName || null }).slice(1)}`;
+
+const serviceJson = (service: ServiceName): string =>
+  remembered(serviceTexts, service, () => JSON.stringify(service));
 
 function matches(filter: FlowFilter, event: FlowEvent, named: Named): boolean {
   const { reason, source, destination } = event;

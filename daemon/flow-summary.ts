@@ -3,7 +3,7 @@ import type { Pod } from '../objects/types.ts';
 import { type IpAddress, formatAddress } from '../wire/address.ts';
 import type { FlowEvent, Named } from './flow-log.ts';
 import type { DropMessage, EdgeMessage, FlowMessage, PlaceMessage } from './messages.ts';
-import type { ServiceName } from './names.ts';
+import { type ServiceName, remembered } from './names.ts';
 
 /** What is counted of an event. */
 export type CountedEvent = Pick<
@@ -143,15 +143,6 @@ function count({ to }: Place, other: Place, isDropped: boolean): void {
   const counted = remembered(to, other, (): Counted => ({ forwarded: 0, dropped: 0 }));
   if (isDropped) counted.dropped++;
   else counted.forwarded++;
-}
-
-function remembered<K, V>(known: Map<K, V>, key: K, make: () => V): V {
-  let value = known.get(key);
-  if (value === undefined) {
-    value = make();
-    known.set(key, value);
-  }
-  return value;
 }
 
 /** What several nodes told, as if one had. */

@@ -74,7 +74,14 @@ function servicesByFrontend(services: Iterable<Service>): ReadonlyMap<string, Se
 const podMaps = new WeakMap<ObjectSet['pods'], ReadonlyMap<IpAddress, Pod>>();
 const serviceMaps = new WeakMap<ObjectSet['services'], ReadonlyMap<string, ServiceName>>();
 
-function remembered<K extends object, V>(known: WeakMap<K, V>, key: K, make: () => V): V {
+/** A Map or a WeakMap. */
+interface Known<K, V> {
+  readonly get: (key: K) => V | undefined;
+  readonly set: (key: K, value: V) => unknown;
+}
+
+/** What is known of `key`, made when it is asked for at first. */
+export function remembered<K, V>(known: Known<K, V>, key: K, make: () => V): V {
   let value = known.get(key);
   if (value === undefined) {
     value = make();

@@ -11,7 +11,7 @@
 import test from 'ava';
 import { type Command, apply, listLinks, words } from '../../linux/ip.ts';
 import { createNamespace, writeSysctls } from '../../linux/netns.ts';
-import { type Running, poll, run, start } from '../../linux/program.ts';
+import { type Running, collect, poll, run, start } from '../../linux/program.ts';
 import { labPrefix, openRun, removeRun } from '../lab/run.ts';
 import { EXCHANGE, type UdpResult, type TcpResult, within } from './pair.ts';
 
@@ -149,13 +149,14 @@ const udp =
     const result = JSON.parse(text) as UdpResult;
     return result.wrong === 0 && result.received === result.sent;
   };
-const ping = async (address: string): Promise<boolean> =>
-  (
-    await run(['ping', '-n', '-c3', '-i0.05', '-W2', '-s', '1000', address], {
-      netns: netnsOf('p1'),
-      signal: within(10_000),
-    })
-  ).includes('3 received');
+async function ping(address: string): Promise<boolean> {
+  const { stdout } = await collect(['ping', '-n', '-c3', '-i0.05', '-W10', '-s', '1000', address], {
+    netns: netnsOf('p1'),
+    signal: within(30_000),
+  });
+  if (!stdout.includes('3 received')) throw new Error(stdout);
+  return true;
+}
 
 /** Large: packets of more than the MTU went through, on average. */
 const rows: readonly [
