@@ -111,7 +111,8 @@ class Bell {
   #watcher: FSWatcher | null = null;
   /** Which directory is watched: another may stand in its place. */
   #inode = '';
-  #rung = false;
+  /** When it rang first since somebody listened; null: not yet. */
+  #rungMs: number | null = null;
   /** Names that rang since somebody listened; null: any may have. */
   #told: Set<string> | null = null;
   #wake: (() => void) | null = null;
@@ -126,7 +127,7 @@ class Bell {
   async listen(): Promise<ReadonlySet<string> | null> {
     const told = this.#told;
     this.#told = new Set();
-    this.#rung = false;
+    this.#rungMs = null;
     const inode = await stat(this.#dir, { bigint: true }).then(
       (it) => `${it.dev}:${it.ino}`,
       // The look that follows says so.
@@ -150,6 +151,11 @@ class Bell {
   /** Within `ms`, or when what rings first has been still for settleMs, or when the signal is aborted. */
   async rings(ms: number): Promise<void> {
     if (this.#signal.aborted) return;
+    /** What rang while nobody waited has been still meanwhile. */
+    const leftMs = (): number =>
+      this.#rungMs === null
+        ? ms
+        : Math.min(ms, this.#rungMs + this.#settleMs + TICK_MS - performance.now());
     await new Promise<void>((resolve) => {
       const finish = (): void => {
         clearTimeout(timer);
@@ -157,12 +163,12 @@ class Bell {
         this.#wake = null;
         resolve();
       };
-      let timer = setTimeout(finish, this.#rung ? this.#settleMs + TICK_MS : ms);
+      let timer = setTimeout(finish, leftMs());
       this.#signal.addEventListener('abort', finish, { once: true });
       this.#wake = () => {
         this.#wake = null;
         clearTimeout(timer);
-        timer = setTimeout(finish, Math.min(ms, this.#settleMs + TICK_MS));
+        timer = setTimeout(finish, leftMs());
       };
     });
   }
@@ -176,7 +182,7 @@ class Bell {
     if (name !== null && isHidden(name)) return;
     if (name !== null && isWanted(name)) this.#told?.add(name);
     else this.#told = null;
-    this.#rung = true;
+    this.#rungMs ??= performance.now();
     this.#wake?.();
   }
 
