@@ -280,6 +280,21 @@ test('a link to a file elsewhere, of which no event tells', async (t) => {
   await watched.until(t, 'a!');
 });
 
+test('the same behind so many others that not all are looked at together', async (t) => {
+  const { dir } = t.context;
+  await mkdir(join(dir, 'watched'));
+  const others = Array.from({ length: 80 }, (_, i) => `o${String(i).padStart(2, '0')}`);
+  for (const it of others) await writeFile(join(dir, 'watched', `${it}.yaml`), pods(it));
+  await writeFile(join(dir, 'elsewhere'), pods('z'));
+  await symlink(join(dir, 'elsewhere'), join(dir, 'watched', 'z.yaml'));
+  await using watched = new Watched(join(dir, 'watched'));
+  await watched.until(t, [...others, 'z'].join(' '));
+  for (const label of ['b', 'a']) {
+    await writeFile(join(dir, 'elsewhere'), pod('z', label));
+    await watched.until(t, [...others, label === 'a' ? 'z' : 'z!'].join(' '));
+  }
+});
+
 test('a directory that is taken away keeps its objects; another in its place counts', async (t) => {
   const dir = join(t.context.dir, 'd');
   await mkdir(dir);

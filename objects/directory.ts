@@ -42,6 +42,13 @@ const TIMES: DirectoryTimes = { settleMs: 10, graceMs: 500, rereadEveryMs: 3000 
 const RESTLESS_MS = 5000;
 /** So far may a file's time be behind the clock: a tick of most kernels. */
 const TICK_MS = 4;
+/**
+ * Of the look at all, so many together and then a pause: a change does not wait for a thousand others. More
+ * together, if there were more pauses than LOOKS_MAX.
+ */
+const LOOKS_TOGETHER = 32;
+const LOOKS_PAUSE_MS = 20;
+const LOOKS_MAX = 100;
 const MAX_FILE_BYTES = 64 * 1024 * 1024;
 
 type Entries = ReadonlyMap<string, ContentsEntry>;
@@ -81,12 +88,23 @@ async function* follow(
   let lastProblems = '[]';
   let last: ObjectSet | null = null;
   let allSeenMs = -Infinity;
+  /** Of the look at all, what is still to come. */
+  let rest: readonly string[] = [];
+  let together = LOOKS_TOGETHER;
   while (!signal.aborted) {
     // Before the look, so that what changes during it rings again.
-    const told = await bell.listen();
-    const isDue = performance.now() - allSeenMs >= times.rereadEveryMs;
-    if (isDue) allSeenMs = performance.now();
-    const { waitMs, complete } = await files.look(isDue ? null : told);
+    let told = await bell.listen();
+    // At the start nothing counts before all has been seen.
+    if (last === null) told = null;
+    const isDue = rest.length === 0 && performance.now() - allSeenMs >= times.rereadEveryMs;
+    if (told === null || isDue) {
+      allSeenMs = performance.now();
+      rest = told === null ? [] : ((await files.list()) ?? []);
+      together = Math.max(LOOKS_TOGETHER, Math.ceil(rest.length / LOOKS_MAX));
+    }
+    const some = rest.slice(0, together);
+    rest = rest.slice(together);
+    const { waitMs, complete } = await files.look(told && new Set([...told, ...some]));
     const problems = files.problems();
     const text = JSON.stringify(problems);
     if (text !== lastProblems) onProblems(problems);
@@ -98,7 +116,8 @@ async function* follow(
         yield set;
       }
     }
-    const dueInMs = allSeenMs + times.rereadEveryMs - performance.now();
+    const dueInMs =
+      rest.length > 0 ? LOOKS_PAUSE_MS : allSeenMs + times.rereadEveryMs - performance.now();
     await bell.rings(Math.max(Math.min(waitMs, dueInMs), 0));
   }
 }
@@ -237,7 +256,7 @@ class Files {
   async look(
     told: ReadonlySet<string> | null,
   ): Promise<{ readonly waitMs: number; readonly complete: boolean }> {
-    const names = told === null || !this.#isListed ? await this.#list() : told;
+    const names = told === null || !this.#isListed ? await this.list() : told;
     if (names === null) return { waitMs: Infinity, complete: false };
     let waitMs = Infinity;
     let complete = true;
@@ -256,7 +275,7 @@ class Files {
   }
 
   /** All there are, and those there were. */
-  async #list(): Promise<readonly string[] | null> {
+  async list(): Promise<readonly string[] | null> {
     try {
       const names = (await readdir(this.#dir)).filter(isWanted);
       this.#dirProblem = null;
