@@ -23,7 +23,7 @@ async function race(task: RaceTask): Promise<RaceResult> {
 }
 
 test(`${ROUNDS} rounds: none is held twice`, async (t) => {
-  t.timeout(600_000);
+  t.timeout(290_000);
   // In memory: the race is about order, and a disk would only slow it down.
   const dataDir = await mkdtemp('/dev/shm/weft-etcd-');
   const server = await startEtcd({ dataDir });
