@@ -14,6 +14,9 @@ const flow = (node: string, sequence: number, second: number): FlowMessage =>
     node,
     sequence,
     time: `2026-01-01T00:00:${String(second).padStart(2, '0')}.000Z`,
+    verdict: 'forwarded',
+    protocol: 'TCP',
+    tcpFlags: '',
     source: {},
     destination: {},
   }) as unknown as FlowMessage;

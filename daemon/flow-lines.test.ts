@@ -11,7 +11,16 @@ import {
 import type { FlowMessage, FollowedMessage } from './messages.ts';
 
 const flow = (sequence: number): FlowMessage =>
-  ({ node: 'n2', sequence, time: '', source: {}, destination: {} }) as FlowMessage;
+  ({
+    node: 'n2',
+    sequence,
+    time: '',
+    verdict: 'forwarded',
+    protocol: 'TCP',
+    tcpFlags: '',
+    source: {},
+    destination: {},
+  }) as FlowMessage;
 const HEAD = { node: 'n2', next: 9, run: 'a', lost: 3 };
 
 test('what one node writes, another one hands on as it is', (t) => {
@@ -47,6 +56,8 @@ const LINES: readonly (readonly [string, string, FollowedMessage | null])[] = [
   ['null', 'null', null],
   ['a number', '7', null],
   ['a flow without its ends', '{"flow":{"node":"n2","sequence":1,"time":""}}', null],
+  ['a flow whose end is null', JSON.stringify({ flow: { ...flow(1), source: null } }), null],
+  ['a flow of no protocol', JSON.stringify({ flow: { ...flow(1), protocol: 6 } }), null],
   ['a flow that is null', '{"flow":null}', null],
   ['a note of nobody', '{"note":"answers again"}', null],
 ];

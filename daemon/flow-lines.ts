@@ -45,15 +45,17 @@ export function parseFlowLines(bytes: Buffer): FlowLines {
   return { node, next, run, lost, lines: bytes.subarray(end) };
 }
 
-/** What another node has sent is what it says of a flow. */
+const TEXTS = ['time', 'node', 'verdict', 'protocol', 'tcpFlags'] as const;
+const isObject = (it: unknown): boolean => typeof it === 'object' && it !== null;
+
+/** What another node has sent can be told of as a flow. */
 export function isFlow(it: unknown): it is FlowMessage {
-  const { time, sequence, node, source, destination } = (it ?? {}) as Partial<FlowMessage>;
+  const flow = (it ?? {}) as Partial<FlowMessage>;
   return (
-    typeof time === 'string' &&
-    typeof sequence === 'number' &&
-    typeof node === 'string' &&
-    typeof source === 'object' &&
-    typeof destination === 'object'
+    typeof flow.sequence === 'number' &&
+    TEXTS.every((name) => typeof flow[name] === 'string') &&
+    isObject(flow.source) &&
+    isObject(flow.destination)
   );
 }
 

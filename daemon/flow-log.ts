@@ -339,13 +339,11 @@ export class FlowLog {
 
   /** What the newest `limit` since then come to. */
   summary(sinceMs: number, limit: number): FlowSummary {
-    const counts = new FlowCounts();
-    this.#each({ ...ALL, sinceMs, limit }, (event, named) =>
-      counts.take(event, named, {
-        because: () => this.#because(event, named),
-        tell: () => this.#message(event, named),
-      }),
-    );
+    const counts = new FlowCounts<FlowEvent>({
+      because: (event, named) => this.#because(event, named),
+      tell: (event, named) => this.#message(event, named),
+    });
+    this.#each({ ...ALL, sinceMs, limit }, (event, named) => counts.take(event, named));
     return counts.summary;
   }
 

@@ -6,9 +6,8 @@ import { type CountedEvent, FlowCounts, type FlowSummary, joinSummaries } from '
 import type { FlowMessage } from './messages.ts';
 
 interface Seen {
-  readonly event: CountedEvent;
+  readonly event: CountedEvent & { readonly because: string | null };
   readonly named: Named;
-  readonly because: string | null;
 }
 
 /** `namespace/pod`, a node `n1`, or an address. */
@@ -37,6 +36,7 @@ function flow(
       source: addressOf(from),
       destination: addressOf(to),
       backend: backend === null ? null : addressOf(backend),
+      because,
     },
     named: {
       source: podOf(from),
@@ -46,19 +46,16 @@ function flow(
       destinationNode: nodeOf(to),
       service,
     },
-    because,
   };
 }
 
 function summarize(flows: readonly Seen[]): FlowSummary {
-  const counts = new FlowCounts();
-  for (const { event, named, because } of flows) {
-    const { reason, timeMs } = event;
-    counts.take(event, named, {
-      because: () => because,
-      tell: () => ({ reason, because, time: String(timeMs) }) as FlowMessage,
-    });
-  }
+  const counts = new FlowCounts<Seen['event']>({
+    because: ({ because }) => because,
+    tell: ({ reason, because, timeMs }) =>
+      ({ reason, because, time: String(timeMs) }) as FlowMessage,
+  });
+  for (const { event, named } of flows) counts.take(event, named);
   return counts.summary;
 }
 

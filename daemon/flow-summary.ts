@@ -66,26 +66,31 @@ interface Place {
 }
 
 /** Asked for where it is needed: it costs more than all the rest. */
-export interface Details {
-  readonly because: () => string | null;
-  readonly tell: () => FlowMessage;
+export interface Details<E extends CountedEvent> {
+  readonly because: (event: E, named: Named) => string | null;
+  readonly tell: (event: E, named: Named) => FlowMessage;
 }
 
 /** Counts events, of which there are many, of few places: nothing is written or made anew for each. */
-export class FlowCounts {
+export class FlowCounts<E extends CountedEvent> {
+  readonly #details: Details<E>;
   readonly #places = new Map<string, Place>();
   /** The same, by what events know of them. */
   readonly #ofPod = new Map<Pod, Place>();
   readonly #ofService = new Map<ServiceName, Place>();
   readonly #ofAddress = new Map<IpAddress, Place>();
-  readonly #drops = new Map<string, { count: number; last: Details; timeMs: number }>();
+  readonly #drops = new Map<string, { count: number; last: E; named: Named }>();
+
+  constructor(details: Details<E>) {
+    this.#details = details;
+  }
 
   /** Edges go from who asks to the Service, and from the Service to the endpoint. */
-  take(event: CountedEvent, named: Named, details: Details): void {
-    const { reason, timeMs, source, destination, backend } = event;
-    if (reason !== null) this.#countDrop(reason, timeMs, details);
-    if (source === null || destination === null) return;
+  take(event: E, named: Named): void {
+    const { reason, source, destination, backend } = event;
     const isDropped = reason !== null;
+    if (isDropped) this.#countDrop(event, named);
+    if (source === null || destination === null) return;
     const from = this.#end(source, named.source, named.sourceNode);
     if (named.service === null) {
       count(from, this.#end(destination, named.destination, named.destinationNode), isDropped);
@@ -117,13 +122,13 @@ export class FlowCounts {
     return remembered(this.#places, placeKey(message), () => ({ message, to: new Map() }));
   }
 
-  #countDrop(reason: string, timeMs: number, last: Details): void {
-    const key = `${reason} ${last.because()}`;
+  #countDrop(event: E, named: Named): void {
+    const key = `${event.reason} ${this.#details.because(event, named)}`;
     const known = this.#drops.get(key);
-    if (known === undefined) this.#drops.set(key, { count: 1, last, timeMs });
+    if (known === undefined) this.#drops.set(key, { count: 1, last: event, named });
     else {
       known.count++;
-      if (timeMs > known.timeMs) Object.assign(known, { last, timeMs });
+      if (event.timeMs > known.last.timeMs) Object.assign(known, { last: event, named });
     }
   }
 
@@ -131,8 +136,8 @@ export class FlowCounts {
     const edges = [...this.#places.values()].flatMap(({ message: from, to }) =>
       Array.from(to, ([{ message }, counted]): EdgeMessage => ({ from, to: message, ...counted })),
     );
-    const drops = Array.from(this.#drops.values(), ({ count, last }): DropMessage => {
-      const told = last.tell();
+    const drops = Array.from(this.#drops.values(), ({ count, last, named }): DropMessage => {
+      const told = this.#details.tell(last, named);
       return { reason: told.reason ?? '', because: told.because, count, last: told };
     });
     return { edges: most(edges), drops: worst(drops) };

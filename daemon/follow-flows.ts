@@ -31,8 +31,8 @@ export interface FollowOptions {
 }
 
 /**
- * Lines of flows as they come, some together, those of `since` first; until the signal is aborted. A daemon that does not answer is
- * waited for.
+ * Lines of flows as they come, some together, those of `since` first; until the signal is aborted. A daemon
+ * that does not answer is waited for.
  */
 export async function* followFlows(options: FollowOptions): AsyncGenerator<Buffer> {
   const { filters, since, ask, problemOf, say, signal, paceMs = PACE_MS } = options;

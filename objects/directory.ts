@@ -280,7 +280,7 @@ class Files {
       const names = (await readdir(this.#dir)).filter(isWanted);
       this.#dirProblem = null;
       this.#isListed = true;
-      return [...names, ...this.#known.keys()];
+      return [...new Set([...names, ...this.#known.keys()])];
     } catch (error) {
       const reason = `cannot be read (${codeOf(error)}); what was read of it before stays`;
       this.#dirProblem = { place: this.#dir, object: '', field: '', reason };

@@ -53,7 +53,7 @@ export interface FlowTable {
   readonly words: Int32Array;
   /** The caller's next entry: tuples, KIND, FLAGS, generations; the rest is the table's. */
   readonly draft: Int32Array;
-  /** Seconds since boot, set once a batch; from it deadlines count. */
+  /** Seconds since boot, set when a batch begins; from it deadlines count. */
   readonly setNow: (nowS: number) => void;
   readonly nowS: () => number;
   readonly find4: (source: number, destination: number, ports: number, protocol: number) => number;
@@ -147,6 +147,8 @@ export function createFlowTable(view: DataView, memory: FlowMemory): FlowTable {
 
   function setNow(seconds: number): void {
     nowS = seconds;
+    // Nobody of the batch before is still looked for.
+    fetchedCount = 0;
   }
 
   function hash4(source: number, destination: number, ports: number, protocol: number): number {
