@@ -139,6 +139,13 @@ test('the stream of all nodes, and what is said of them', async (t) => {
   t.is(asked[0], '/v1/cluster/flows/follow?verdict=deny&node=n1&node=n2&since=5m');
 });
 
+test('a line that is not understood is told, and the rest is read', async (t) => {
+  const broken = { flow: { node: 'n2', sequence: 7 } } as unknown as FollowedMessage;
+  const { said, seen } = await follow([[at('n1', 5, 1), broken, at('n2', 8, 1)]]);
+  t.deepEqual(seen, ['n1 5', 'n2 8']);
+  t.is(said[0], 'a line is not understood, and left out');
+});
+
 test('past a restart of the daemon: nothing twice, nothing lost', async (t) => {
   const { asked, said, seen } = await follow([
     [at('n1', 7, 1), at('n2', 3, 2)],
