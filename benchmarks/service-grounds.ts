@@ -58,7 +58,7 @@ export interface Ground extends AsyncDisposable {
   change(policy: PolicyObject): Promise<void>;
   /** The Service `switch` has an endpoint now, or none. @returns as `change` does */
   turn(isOn: boolean): Promise<void>;
-  /** Until there is nothing to do: what was written is read, and the garbage of it gone. */
+  /** Until there is nothing to do: what was written is read, and in force. */
   settled(): Promise<void>;
 }
 

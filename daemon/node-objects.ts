@@ -22,7 +22,6 @@ import { type NodeView, ObjectTables, type Tables, compileTables } from './objec
 import { podsOfAttachments } from './own-pods.ts';
 import type { Pods } from './pods.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
-import { QuietCollector } from './quiet-collector.ts';
 import { Told } from './told.ts';
 
 const NO_ADDRESSES: readonly IpAddress[] = [];
@@ -60,12 +59,10 @@ export class NodeObjects implements AsyncDisposable {
   /** What the sources could not make sense of, by source. */
   readonly #problems = new Map<string, readonly ObjectProblem[]>();
   readonly #told: Told<string>;
-  readonly #collector: QuietCollector;
 
   constructor(options: NodeObjectsOptions) {
     const { config, log } = options;
     this.#options = options;
-    this.#collector = new QuietCollector({ log });
     this.#told = new Told((problem) => log.warn({ problem }, 'an object is not as it should be'));
     this.#tables =
       config.maxFlows === 0
@@ -167,7 +164,6 @@ export class NodeObjects implements AsyncDisposable {
     if (this.#inForce === tables) return;
     this.#inForce = tables;
     this.#tell();
-    this.#collector.changed();
   }
 
   get inForce(): Tables | null {
@@ -204,7 +200,6 @@ export class NodeObjects implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#collector[Symbol.dispose]();
     this.#netlink[Symbol.dispose]();
     await this.#retainedFile?.idle();
   }

@@ -88,7 +88,9 @@ export function withKind(set: ObjectSet, kind: Kind, objects: Iterable<WeftObjec
 /** With these instead of objects of the kind that have their names and are there; the last of a name counts. */
 export function withChanged(set: ObjectSet, kind: Kind, objects: readonly WeftObject[]): ObjectSet {
   if (objects.length === 0) return set;
-  const after = new Map<string, WeftObject>(set[MAPS[kind]]);
+  const after = new Map<string, WeftObject>();
+  // As an iterator does it, but without an array for each.
+  set[MAPS[kind]].forEach((it, name) => after.set(name, it));
   for (const it of objects) after.set(nameOf(it), it);
   return { ...set, [MAPS[kind]]: after };
 }

@@ -1,8 +1,8 @@
 /** Which addresses rules tell apart: of pods and nodes in hash tables, all others in ranges. */
 import { type Cidr, lastOf } from '../wire/cidr.ts';
 import { Partition } from './partition.ts';
-import type { Claim, Matches, Peers } from './peers.ts';
-import { ADDRESS4_WORDS, ADDRESS6_WORDS } from './table.ts';
+import type { Claim, Group, Matches, Peers } from './peers.ts';
+import { ADDRESS4_WORDS, ADDRESS6_WORDS, RANGE4_WORDS, RANGE6_WORDS } from './table.ts';
 
 /** How many of the sorted come before the value. */
 function countBefore<T extends number | bigint>(sorted: ArrayLike<T>, value: T): number {
@@ -78,21 +78,19 @@ export class Ranges {
     return this.words4.length + countBefore(this.#starts6, lastOf(block) + 1n);
   }
 
-  /** The range that holds the address. */
-  indexOf(words: Uint32Array): number {
-    const is4 = words.length === 1;
-    const table = is4 ? this.words4 : this.words6;
-    const stride = words.length;
+  /** The range that holds the address, of one word or of four, that is in the array at `at`. */
+  indexOf(array: Uint32Array, at: number, words: 1 | 4): number {
+    const starts = words === 1 ? this.words4 : this.words6;
     let low = 1;
-    let high = table.length / stride;
+    let high = starts.length / words;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      let i = 0;
-      while (i < stride - 1 && table[middle * stride + i] === words[i]) i++;
-      if (table[middle * stride + i]! <= words[i]!) low = middle + 1;
+      let w = 0;
+      while (w < words - 1 && starts[middle * words + w] === array[at + w]) w++;
+      if (starts[middle * words + w]! <= array[at + w]!) low = middle + 1;
       else high = middle;
     }
-    return low - 1 + (is4 ? 0 : this.words4.length);
+    return low - 1 + (words === 1 ? 0 : this.words4.length);
   }
 }
 
@@ -109,18 +107,94 @@ const capacityFor = (count: number): number => {
 export class Scratch {
   readonly #arrays = new Map<string, Uint32Array>();
 
-  zeros(name: string, length: number): Uint32Array {
+  /** What is in it is anything. */
+  take(name: string, length: number): Uint32Array {
     const known = this.#arrays.get(name);
-    if (known?.length === length) return known.fill(0);
+    if (known?.length === length) return known;
     const made = new Uint32Array(length);
     this.#arrays.set(name, made);
     return made;
+  }
+
+  takeAtLeast(name: string, length: number): Uint32Array {
+    const known = this.#arrays.get(name);
+    return known !== undefined && known.length >= length ? known : this.take(name, 2 * length);
   }
 
   /** They are no longer ours to change. */
   release(arrays: readonly unknown[]): void {
     for (const [name, it] of this.#arrays) if (arrays.includes(it)) this.#arrays.delete(name);
   }
+}
+
+/**
+ * Whose each address of one family is, as the packet path finds it: the same as long as only policies change.
+ * Until others are made with the same scratch.
+ */
+class Owners {
+  /** As in table.ts; of each address the class is still to be written. */
+  readonly table: Uint32Array;
+  /** One for each that is in the table: where, and the owner's group. */
+  readonly places: Uint32Array;
+  readonly groups: Uint32Array;
+  readonly #words: 1 | 4;
+  readonly #stride: number;
+
+  constructor(claims: readonly Claim[], words: 1 | 4, scratch: Scratch) {
+    this.#words = words;
+    this.#stride = words === 1 ? ADDRESS4_WORDS : ADDRESS6_WORDS;
+    const capacity = capacityFor(claims.length);
+    this.table = scratch.take(`table of owners${words}`, capacity * this.#stride).fill(0);
+    /** Of each slot: the claim's number, from 1. */
+    const owners = scratch.take(`owners${words}`, capacity).fill(0);
+    let count = 0;
+    for (const [i, claim] of claims.entries()) {
+      const place = this.placeOf(claim);
+      const slot = place / this.#stride;
+      const owner = owners[slot]!;
+      if (owner !== 0 && !isBefore(claim, claims[owner - 1]!)) continue;
+      if (owner === 0) count++;
+      owners[slot] = i + 1;
+      const after = place + words;
+      for (let w = 0; w < words; w++) this.table[place + w] = claim.words[w]!;
+      this.table[after] = 1;
+      this.table[after + 1] = claim.node;
+      this.table[after + 2] = claim.subject + 1;
+    }
+    this.places = new Uint32Array(count);
+    this.groups = new Uint32Array(count);
+    let at = 0;
+    for (let slot = 0; slot < capacity; slot++) {
+      const owner = owners[slot]!;
+      if (owner === 0) continue;
+      this.places[at] = slot * this.#stride;
+      this.groups[at++] = claims[owner - 1]!.group!.index;
+    }
+  }
+
+  /** The address's own, or the free one that it would get. */
+  placeOf({ words, hash }: Claim): number {
+    const mask = this.table.length / this.#stride - 1;
+    for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
+      const place = slot * this.#stride;
+      if (this.table[place + this.#words] === 0) return place;
+      let w = 0;
+      while (w < words.length && this.table[place + w] === words[w]) w++;
+      if (w === words.length) return place;
+    }
+  }
+}
+
+/** The owners of both families. */
+export interface AllOwners {
+  readonly owners4: Owners;
+  readonly owners6: Owners;
+}
+
+export function ownersOf({ claims }: Peers, scratch: Scratch): AllOwners {
+  const claims4 = claims.filter(({ words }) => words.length === 1);
+  const claims6 = claims.filter(({ words }) => words.length > 1);
+  return { owners4: new Owners(claims4, 1, scratch), owners6: new Owners(claims6, 4, scratch) };
 }
 
 /** Every address's class: of its owner's group and of its range. */
@@ -134,49 +208,49 @@ export class Addresses {
   readonly rangeClasses: number[] = [];
   readonly groups: Partition;
   readonly ranges: Ranges;
+  readonly #owners: AllOwners;
   readonly #numbers = new Map<number, number>();
 
-  constructor({ claims, groups }: Peers, ranges: Ranges, partition: Partition, scratch: Scratch) {
+  /** @param outside  the group of all addresses that are nobody's */
+  constructor(
+    owners: AllOwners,
+    outside: Group,
+    ranges: Ranges,
+    partition: Partition,
+    scratch: Scratch,
+  ) {
     this.groups = partition;
     this.ranges = ranges;
-    const outside = partition.classOf[groups[0]!.index]!;
+    this.#owners = owners;
+    // The owners' first: what a policy's block parts elsewhere leaves their numbers as they are, and the tables.
+    const { owners4, owners6 } = owners;
+    this.addresses4 = scratch.take('addresses4', owners4.table.length);
+    this.addresses6 = scratch.take('addresses6', owners6.table.length);
+    this.#write(this.addresses4, owners4, 1);
+    this.#write(this.addresses6, owners6, 4);
+    const rest = partition.classOf[outside.index]!;
     const { classOf } = ranges.partition;
     const { words4, words6 } = ranges;
-    this.ranges4 = new Uint32Array(2 * words4.length);
+    this.ranges4 = new Uint32Array(RANGE4_WORDS * words4.length);
     for (let i = 0; i < words4.length; i++) {
-      this.ranges4[2 * i] = words4[i]!;
-      this.ranges4[2 * i + 1] = this.#classOf(outside, classOf[i]!);
+      this.ranges4[RANGE4_WORDS * i] = words4[i]!;
+      this.ranges4[RANGE4_WORDS * i + 1] = this.#classOf(rest, classOf[i]!);
     }
     const count = words6.length / 4;
-    this.ranges6 = new Uint32Array(5 * count);
+    this.ranges6 = new Uint32Array(RANGE6_WORDS * count);
     for (let i = 0; i < count; i++) {
-      this.ranges6.set(words6.subarray(4 * i, 4 * i + 4), 5 * i);
-      this.ranges6[5 * i + 4] = this.#classOf(outside, classOf[words4.length + i]!);
+      this.ranges6.set(words6.subarray(4 * i, 4 * i + 4), RANGE6_WORDS * i);
+      this.ranges6[RANGE6_WORDS * i + 4] = this.#classOf(rest, classOf[words4.length + i]!);
     }
-    let count4 = 0;
-    for (const { words } of claims) if (words.length === 1) count4++;
-    this.addresses4 = scratch.zeros('addresses4', capacityFor(count4) * ADDRESS4_WORDS);
-    const count6 = claims.length - count4;
-    this.addresses6 = scratch.zeros('addresses6', capacityFor(count6) * ADDRESS6_WORDS);
-    const owners4 = scratch.zeros('owners4', this.addresses4.length / ADDRESS4_WORDS);
-    const owners6 = scratch.zeros('owners6', this.addresses6.length / ADDRESS6_WORDS);
-    for (let i = 0; i < claims.length; i++) {
-      const claim = claims[i]!;
-      const { words, group } = claim;
-      const is4 = words.length === 1;
-      const slot = this.#slotOf(claim);
-      const owners = is4 ? owners4 : owners6;
-      const owner = owners[slot]!;
-      if (owner !== 0 && !isBefore(claim, claims[owner - 1]!)) continue;
-      owners[slot] = i + 1;
-      const range = classOf[ranges.indexOf(words)]!;
-      const table = is4 ? this.addresses4 : this.addresses6;
-      const at = slot * (is4 ? ADDRESS4_WORDS : ADDRESS6_WORDS);
-      for (let w = 0; w < words.length; w++) table[at + w] = words[w]!;
-      const after = at + words.length;
-      table[after] = this.#classOf(partition.classOf[group!.index]!, range) + 1;
-      table[after + 1] = claim.node;
-      table[after + 2] = claim.subject + 1;
+  }
+
+  #write(table: Uint32Array, { table: before, places, groups }: Owners, words: 1 | 4): void {
+    table.set(before);
+    const { classOf } = this.ranges.partition;
+    for (let i = 0; i < places.length; i++) {
+      const place = places[i]!;
+      const range = classOf[this.ranges.indexOf(table, place, words)]!;
+      table[place + words] = this.#classOf(this.groups.classOf[groups[i]!]!, range) + 1;
     }
   }
 
@@ -193,36 +267,13 @@ export class Addresses {
     return this.groupClasses.push(group) - 1;
   }
 
-  /** The address's own, or the free one that it would get. */
-  #slotOf({ words, hash }: Claim): number {
-    const [a = 0, b = 0, c = 0, d = 0] = words;
-    if (words.length === 1) {
-      const table = this.addresses4;
-      const mask = table.length / ADDRESS4_WORDS - 1;
-      for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
-        const at = slot * ADDRESS4_WORDS;
-        if (table[at + 1] === 0 || table[at] === a) return slot;
-      }
-    }
-    const table = this.addresses6;
-    const mask = table.length / ADDRESS6_WORDS - 1;
-    for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
-      const at = slot * ADDRESS6_WORDS;
-      if (table[at + 4] === 0) return slot;
-      if (table[at] === a && table[at + 1] === b && table[at + 2] === c && table[at + 3] === d) {
-        return slot;
-      }
-    }
-  }
-
   /** The class of an address that the subject has itself; -1 if it is somebody else's. */
   ownClass(claim: Claim, subject: number): number {
-    const slot = this.#slotOf(claim);
-    const [table, at] =
-      claim.words.length === 1
-        ? [this.addresses4, slot * ADDRESS4_WORDS + 1]
-        : [this.addresses6, slot * ADDRESS6_WORDS + 4];
-    return table[at + 2] === subject + 1 ? table[at]! - 1 : -1;
+    const { owners4, owners6 } = this.#owners;
+    const words = claim.words.length;
+    const [table, owners] = words === 1 ? [this.addresses4, owners4] : [this.addresses6, owners6];
+    const place = owners.placeOf(claim);
+    return table[place + words + 2] === subject + 1 ? table[place + words]! - 1 : -1;
   }
 }
 

@@ -16,8 +16,9 @@ test('each set is kept once, the empty one first, however many there are', (t) =
   );
   set.set([7, 707]);
   t.is(sets.intern(set), 2 * 707);
-  t.deepEqual([...sets.at(2 * 707)], [7, 707]);
-  t.is(sets.all().length, 2 * 1001);
+  const all = sets.all();
+  t.deepEqual([...all.subarray(2 * 707, 2 * 708)], [7, 707]);
+  t.is(all.length, 2 * 1001);
 });
 
 test('sets of one hash are told apart', (t) => {

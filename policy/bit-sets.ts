@@ -36,11 +36,6 @@ export class BitSets {
     return offset;
   }
 
-  /** The set at the offset; until the next is interned. */
-  at(offset: number): Uint32Array {
-    return this.#all.subarray(offset, offset + this.#words);
-  }
-
   /** All of them, by their offsets. */
   all(): Uint32Array {
     return this.#all.slice(0, this.#count * this.#words);

@@ -18,7 +18,7 @@ import {
 } from '../objects/types.ts';
 import type { IpAddress } from '../wire/address.ts';
 import { denyTerminating, retainPolicies, retainedObjects } from '../objects/retain.ts';
-import { Addresses, Ranges, Scratch } from './addresses.ts';
+import { Addresses, type AllOwners, Ranges, Scratch, ownersOf } from './addresses.ts';
 import { MATRIX_MAX, Matrix, type Row } from './matrix.ts';
 import { type PolicyTableContent, isEqual, meanTheSame } from './meaning.ts';
 import { Partition } from './partition.ts';
@@ -118,18 +118,19 @@ export class PolicyCompiler {
     const objects = retainPolicies(before, inputs.objects);
     this.#objects = objects;
     this.#retained = retainedObjects(objects, inputs.objects);
-    const peers = this.#peersOf(objects, inputs);
+    const { peers, owners } = this.#peersOf(objects, inputs);
     const rows = this.#rowsOf(objects, peers);
     const atoms = this.#atomsOf(rows, peers);
     const ports = new PortClasses(rows, peers.groups);
     const ranges = new Ranges(atoms);
     const addresses = new Addresses(
-      peers,
+      owners,
+      peers.groups[0]!,
       ranges,
       this.#parted(atoms, peers, ports),
       this.#scratch,
     );
-    const matrix = new Matrix(rows, atoms, ports, addresses, this.#matrixMax);
+    const matrix = new Matrix(rows, atoms, ports, addresses, this.#scratch, this.#matrixMax);
     const subjects = new Uint32Array(peers.subjects.length * SUBJECT_WORDS);
     for (const { number, node } of peers.subjects) {
       subjects[number * SUBJECT_WORDS + SUBJECT_NODE] = node;
@@ -194,17 +195,17 @@ export class PolicyCompiler {
   }
 
   /** The peers of last time where only policies have changed. */
-  #peersOf(objects: ObjectSet, inputs: PolicyInputs): Peers {
+  #peersOf(objects: ObjectSet, inputs: PolicyInputs): KnownPeers {
     const known = this.#peers;
     if (known !== null && isSameWorld(known, objects, inputs)) {
       known.peers.created.length = 0;
-      return known.peers;
+      return known;
     }
     // Until they are there: a failure leaves none.
     this.#peers = null;
     const peers = this.#newPeersOf(objects, inputs);
-    this.#peers = { objects, inputs, peers };
-    return peers;
+    this.#peers = { objects, inputs, peers, owners: ownersOf(peers, this.#scratch) };
+    return this.#peers;
   }
 
   /** Who has which address, and who is asked. Groups of other compilations are not found again. */
@@ -430,6 +431,7 @@ interface KnownPeers {
   readonly objects: ObjectSet;
   readonly inputs: PolicyInputs;
   readonly peers: Peers;
+  readonly owners: AllOwners;
 }
 
 /** Did the same go into it: all but policies? */

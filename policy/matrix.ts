@@ -1,5 +1,5 @@
 /** What passes: for each row, the pods that the same policies select, and each class of addresses, a set of ports. */
-import type { Addresses } from './addresses.ts';
+import type { Addresses, Scratch } from './addresses.ts';
 import { BitSets } from './bit-sets.ts';
 import { Partition } from './partition.ts';
 import type { Matches, Port, Subject } from './peers.ts';
@@ -39,7 +39,12 @@ export class Matrix {
   readonly #atoms: ReadonlyMap<string, Matches>;
   /** Of ports; the empty one: nothing passes. */
   readonly #sets: BitSets;
-  readonly #scratch: readonly [Uint32Array, Uint32Array, Uint32Array];
+  readonly #arrays: Scratch;
+  /** One set each. */
+  readonly #allowed: Uint32Array;
+  readonly #open: Uint32Array;
+  readonly #passed: Uint32Array;
+  readonly #network: Uint32Array;
 
   /** @throws PolicySizeError */
   constructor(
@@ -47,6 +52,7 @@ export class Matrix {
     atoms: ReadonlyMap<string, Matches>,
     ports: PortClasses,
     addresses: Addresses,
+    arrays: Scratch,
     most: number,
   ) {
     const size = rows.length * addresses.classes;
@@ -63,7 +69,11 @@ export class Matrix {
     this.#atoms = atoms;
     const { words } = ports;
     this.#sets = new BitSets(words);
-    this.#scratch = [new Uint32Array(words), new Uint32Array(words), new Uint32Array(words)];
+    this.#arrays = arrays;
+    this.#allowed = new Uint32Array(words);
+    this.#open = new Uint32Array(words);
+    this.#passed = new Uint32Array(words);
+    this.#network = new Uint32Array(words);
   }
 
   portSets(): Uint32Array {
@@ -147,34 +157,54 @@ export class Matrix {
   /**
    * What NetworkPolicies allow of each part: what they allow of the one from which it was parted, and what the
    * rule does by which it was. None of them comes before another, so each rule is looked at once for a part.
-   * @returns of a part, until the next
+   * @returns of a part that has members, until the next
    */
   #networkOf(
-    { rules, networkAt, baselineAt }: Row,
+    row: Row,
     partition: Partition,
     portsOf: (part: number) => readonly Port[],
   ): (part: number) => Uint32Array {
-    const sets = new BitSets(this.#ports.words);
-    // Parts may be as many as rules times classes, most of them empty by now: a number each.
-    const offsets = new Int32Array(partition.classes);
-    const [allowed] = this.#scratch;
+    const { rules, networkAt, baselineAt } = row;
+    const { words } = this.#ports;
     const forAny = rules.slice(networkAt, baselineAt).filter((it) => it.isAnyPeer);
+    const heirs = partition.heirs();
+    // Many parts are empty by now: a set only for those that have members, and where two come of one.
+    const places = new Int32Array(partition.classes);
+    let count = 0;
     for (let part = 0; part < partition.classes; part++) {
       const parent = partition.parentOf(part);
+      if (heirs[part] === 0) continue;
+      places[part] = parent !== -1 && heirs[parent] === 1 ? places[parent]! : words * count++;
+    }
+    const sets = this.#arrays.takeAtLeast('network', words * count);
+    let lastCause = -1;
+    let bits = this.#ports.full;
+    for (let part = 0; part < partition.classes; part++) {
+      if (heirs[part] === 0) continue;
+      const place = places[part]!;
+      const parent = partition.parentOf(part);
       if (parent === -1) {
-        allowed.fill(0);
-        for (const rule of forAny) join(allowed, this.#ports.bitsOf(rule, portsOf(part)));
-        offsets[part] = sets.intern(allowed);
+        sets.fill(0, place, place + words);
+        for (const rule of forAny) join(sets, place, this.#ports.bitsOf(rule, portsOf(part)));
+        lastCause = -1;
         continue;
       }
-      offsets[part] = offsets[parent]!;
+      const from = places[parent]!;
+      if (from !== place) for (let w = 0; w < words; w++) sets[place + w] = sets[from + w]!;
       const cause = partition.causeOf(part);
       if (cause < networkAt || cause >= baselineAt) continue;
-      allowed.set(sets.at(offsets[part]!));
-      join(allowed, this.#ports.bitsOf(rules[cause]!, portsOf(part)));
-      offsets[part] = sets.intern(allowed);
+      if (cause !== lastCause || rules[cause]!.named.length > 0) {
+        bits = this.#ports.bitsOf(rules[cause]!, portsOf(part));
+        lastCause = cause;
+      }
+      join(sets, place, bits);
     }
-    return (part) => sets.at(offsets[part]!);
+    const network = this.#network;
+    return (part) => {
+      const place = places[part]!;
+      for (let w = 0; w < words; w++) network[w] = sets[place + w]!;
+      return network;
+    };
   }
 
   /**
@@ -189,7 +219,9 @@ export class Matrix {
     ports: readonly Port[],
     isSelf: boolean,
   ): Uint32Array {
-    const [allowed, open, passed] = this.#scratch;
+    const allowed = this.#allowed;
+    const open = this.#open;
+    const passed = this.#passed;
     allowed.fill(0);
     open.set(this.#ports.full);
     passed.fill(0);
@@ -209,17 +241,17 @@ export class Matrix {
       }
     };
     decide(0, networkAt, passed);
-    join(open, passed);
+    join(open, 0, passed);
     for (let w = 0; w < open.length; w++) allowed[w]! |= network[w]! & open[w]!;
     // Baseline decides for pods that no NetworkPolicy isolates. Nobody comes after it: what it passes, passes.
     if (!isIsolated) decide(baselineAt, rules.length, allowed);
-    if (!isIsolated || isSelf) join(allowed, open);
+    if (!isIsolated || isSelf) join(allowed, 0, open);
     return allowed;
   }
 }
 
 const NONE: readonly number[] = [];
 
-function join(into: Uint32Array, other: Uint32Array): void {
-  for (let w = 0; w < into.length; w++) into[w]! |= other[w]!;
+function join(into: Uint32Array, at: number, set: Uint32Array): void {
+  for (let w = 0; w < set.length; w++) into[at + w]! |= set[w]!;
 }

@@ -48,6 +48,17 @@ export class Partition {
     this.classOf[member] = this.#parts[old]!;
   }
 
+  /** Of each class: how many of itself, if it has members, and of the classes parted from it have any, or heirs. */
+  heirs(): Int32Array {
+    const heirs = new Int32Array(this.classes);
+    for (let i = 0; i < this.classOf.length; i++) heirs[this.classOf[i]!] = 1;
+    for (let it = heirs.length - 1; it >= 0; it--) {
+      const parent = this.#parents[it]!;
+      if (heirs[it]! > 0 && parent !== -1) heirs[parent]!++;
+    }
+    return heirs;
+  }
+
   /** The class that this one was parted from, of a lower number; -1: it was there at the beginning. */
   parentOf(it: number): number {
     return this.#parents[it]!;
