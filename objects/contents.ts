@@ -5,7 +5,7 @@
  */
 import { hash } from 'node:crypto';
 import { Worker } from 'node:worker_threads';
-import { parseObjects } from './parse.ts';
+import { parseEach } from './parse.ts';
 import { type ObjectProblem, type WeftObject, describeObject } from './types.ts';
 
 export interface ContentsEntry {
@@ -36,14 +36,25 @@ export interface ContentsLimits {
 const LIMITS: ContentsLimits = { heapMib: 1024, seconds: 60 };
 
 export function contentsOf(text: string, place: string): Contents {
-  const { documents, problems, standIns, unidentified } = parseObjects(text, place);
-  const entries = documents.map(({ object, raw }) => ({
-    name: describeObject(object),
-    object,
-    digest: hash('sha256', JSON.stringify(raw), 'base64'),
-  }));
+  const entries: ContentsEntry[] = [];
+  const rest = contentsOfEach(text, place, (it) => entries.push(it));
+  return { entries, ...rest };
+}
+
+/** The same, one object after the other. */
+export function contentsOfEach(
+  text: string,
+  place: string,
+  take: (entry: ContentsEntry) => void,
+): Omit<Contents, 'entries'> {
+  const { standIns, problems, unidentified } = parseEach(text, place, ({ object, raw }) =>
+    take({
+      name: describeObject(object),
+      object,
+      digest: hash('sha256', JSON.stringify(raw), 'base64'),
+    }),
+  );
   return {
-    entries,
     standIns: standIns.map((object) => ({ name: describeObject(object), object, digest: '' })),
     problems,
     unidentified,
@@ -63,6 +74,11 @@ export function readContents(
   if (text.length < APART_FROM_CHARACTERS) return contentsOf(text, place);
   return readApart({ text, place }, signal, limits);
 }
+
+/** What the thread says: objects, some together, and then the rest. */
+export type ContentsMessage = readonly ContentsEntry[] | Omit<Contents, 'entries'>;
+
+const isEntries = (it: ContentsMessage): it is readonly ContentsEntry[] => Array.isArray(it);
 
 /** What the thread is given. */
 export interface ContentsTask {
@@ -89,7 +105,11 @@ async function readApart(
   const abort = (): void => refuse('is no longer wanted');
   signal.addEventListener('abort', abort, { once: true });
   if (signal.aborted) abort();
-  worker.once('message', resolve);
+  const entries: ContentsEntry[] = [];
+  worker.on('message', (message: ContentsMessage) => {
+    if (isEntries(message)) entries.push(...message);
+    else resolve({ entries, ...message });
+  });
   worker.once('error', (error) => refuse(`cannot be read: ${String(error)}`));
   try {
     return await promise;

@@ -17,11 +17,9 @@ export interface ParsedDocument {
   readonly raw: Record<string, unknown>;
 }
 
-export interface ParsedObjects {
-  readonly objects: WeftObject[];
+/** What a text says besides its objects. */
+export interface ParsedRest {
   readonly problems: ObjectProblem[];
-  /** The same objects, in the same order, each with its text's value. */
-  readonly documents: ParsedDocument[];
   /**
    * For policies that are not valid: what allows no more than any reading of them would. Objects of the same
    * names; of use where nothing that was valid before can stay.
@@ -29,6 +27,12 @@ export interface ParsedObjects {
   readonly standIns: readonly WeftObject[];
   /** Some text could not even be told whose it is: any object may be meant by it. */
   readonly unidentified: boolean;
+}
+
+export interface ParsedObjects extends ParsedRest {
+  readonly objects: WeftObject[];
+  /** The same objects, in the same order, each with its text's value. */
+  readonly documents: ParsedDocument[];
 }
 
 type Path = readonly (string | number)[];
@@ -76,6 +80,16 @@ export const isIgnored = ({ reason }: ObjectProblem): boolean => reason.startsWi
 /** @param file  what to call the text in problems */
 export function parseObjects(text: string, file: string): ParsedObjects {
   const documents: ParsedDocument[] = [];
+  const rest = parseEach(text, file, (it) => documents.push(it));
+  return { objects: documents.map(({ object }) => object), documents, ...rest };
+}
+
+/** The same, one object after the other. */
+export function parseEach(
+  text: string,
+  file: string,
+  take: (document: ParsedDocument) => void,
+): ParsedRest {
   const problems: ObjectProblem[] = [];
   const standIns: WeftObject[] = [];
   let unidentified = false;
@@ -91,11 +105,10 @@ export function parseObjects(text: string, file: string): ParsedObjects {
       const place = (inner: Path = []): string => source.place([...path, ...inner]);
       const checked = checkObject(value, place, refuse);
       if (checked === null) standIns.push(...standInOf(value));
-      else documents.push(checked);
+      else take(checked);
     }
   }
-  const objects = documents.map(({ object }) => object);
-  return { objects, problems, documents, standIns, unidentified };
+  return { problems, standIns, unidentified };
 }
 
 function standInOf(value: unknown): readonly WeftObject[] {
