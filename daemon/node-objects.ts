@@ -21,6 +21,7 @@ import { combine, etcdSource, withOwnPods } from './object-store.ts';
 import { type NodeView, ObjectTables, type Tables, compileTables } from './objects.ts';
 import { podsOfAttachments } from './own-pods.ts';
 import type { Pods } from './pods.ts';
+import { QuietCollector } from './quiet-collector.ts';
 import { RetainedFile, readRetained } from './retained-policies.ts';
 import { Told } from './told.ts';
 
@@ -59,10 +60,12 @@ export class NodeObjects implements AsyncDisposable {
   /** What the sources could not make sense of, by source. */
   readonly #problems = new Map<string, readonly ObjectProblem[]>();
   readonly #told: Told<string>;
+  readonly #collector: QuietCollector;
 
   constructor(options: NodeObjectsOptions) {
     const { config, log } = options;
     this.#options = options;
+    this.#collector = new QuietCollector({ log });
     this.#told = new Told((problem) => log.warn({ problem }, 'an object is not as it should be'));
     this.#tables =
       config.maxFlows === 0
@@ -164,6 +167,7 @@ export class NodeObjects implements AsyncDisposable {
     if (this.#inForce === tables) return;
     this.#inForce = tables;
     this.#tell();
+    this.#collector.changed();
   }
 
   get inForce(): Tables | null {
@@ -200,6 +204,7 @@ export class NodeObjects implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#collector[Symbol.dispose]();
     this.#netlink[Symbol.dispose]();
     await this.#retainedFile?.idle();
   }
