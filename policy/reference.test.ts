@@ -15,7 +15,7 @@ import {
   portNumber,
   referenceVerdict,
 } from './reference.ts';
-import { EGRESS, INGRESS, createPolicyLookup } from './table.ts';
+import { EGRESS, INGRESS, type PolicyTable, createPolicyLookup } from './table.ts';
 
 const PODS = `
 apiVersion: v1
@@ -658,6 +658,24 @@ test('a pod of another node that no policy here tells from the rest asks no flow
     const after = compiler.compile(inputsOf(objectsOf(PODS, ...policies)));
     t.is(after.generation - with_.generation, grows, `${name}, and back`);
   }
+});
+
+test('another block, in which nobody is, leaves who has which address as it stands', (t) => {
+  const compiler = new PolicyCompiler();
+  const compile = (...blocks: readonly string[]): PolicyTable =>
+    compiler.compile(
+      inputsOf(
+        objectsOf(
+          PODS,
+          ...blocks.map((it) => np(`${ALL}, ${from(`{ ipBlock: { cidr: ${it} } }`)}`)),
+        ),
+      ),
+    );
+  const before = compile('10.7.0.0/16', 'fd77::/32');
+  const after = compile('10.8.0.0/16', '10.9.9.0/24', 'fd78::/32', 'fd79::/48');
+  t.not(after.ranges4, before.ranges4);
+  t.is(after.addresses4, before.addresses4);
+  t.is(after.addresses6, before.addresses6);
 });
 
 test('policies that a table cannot hold are refused; what comes after is as of a fresh compiler', (t) => {
