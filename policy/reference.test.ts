@@ -662,15 +662,11 @@ test('a pod of another node that no policy here tells from the rest asks no flow
 
 test('another block, in which nobody is, leaves who has which address as it stands', (t) => {
   const compiler = new PolicyCompiler();
-  const compile = (...blocks: readonly string[]): PolicyTable =>
-    compiler.compile(
-      inputsOf(
-        objectsOf(
-          PODS,
-          ...blocks.map((it) => np(`${ALL}, ${from(`{ ipBlock: { cidr: ${it} } }`)}`)),
-        ),
-      ),
-    );
+  const peers = np(`${ALL}, ${from('{ podSelector: {} }')}`);
+  const compile = (...blocks: readonly string[]): PolicyTable => {
+    const policies = blocks.map((it) => np(`${ALL}, ${from(`{ ipBlock: { cidr: ${it} } }`)}`));
+    return compiler.compile(inputsOf(objectsOf(PODS, peers, ...policies)));
+  };
   const before = compile('10.7.0.0/16', 'fd77::/32');
   const after = compile('10.8.0.0/16', '10.9.9.0/24', 'fd78::/32', 'fd79::/48');
   t.not(after.ranges4, before.ranges4);
