@@ -116,6 +116,7 @@ export class Scratch {
     return made;
   }
 
+  /** The same, of this length or longer: for one whose length changes each time. */
   takeAtLeast(name: string, length: number): Uint32Array {
     const known = this.#arrays.get(name);
     return known !== undefined && known.length >= length ? known : this.take(name, 2 * length);
